@@ -1,0 +1,130 @@
+"""Shell. The command `wiremesh`: reads the command line, imports the command that was asked for, explains failures.
+
+Strategy: nothing heavy is imported before it is known what to do, so `wiremesh --help` is quick. A mistake of the user
+is one sentence and an exit code, never a traceback; WIREMESH_DEBUG=1 shows it all. The commands are beside this file.
+"""
+
+import argparse
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+from launch import VERSION
+from launch.codes import MEANINGS, Complaint, Exit
+from launch.collision import check_proto
+
+SIM = "sim"  # has a command line of its own: mesh.simulation.command
+# Which errors are the user's to mend, by name: to explain an error must import nothing, for imports may be what failed.
+CODES = {
+    "mesh.options.OptionRefused": Exit.SETTING,
+    "mesh.security.KeyRefused": Exit.KEY,
+    "mesh.security.GateOpen": Exit.KEY,
+    "mesh.discovery.plan.JoinRefused": Exit.SETTING,
+    "mesh.failures.Unavailable": Exit.UNAVAILABLE,
+    "mesh.failures.Busy": Exit.UNAVAILABLE,
+    "mesh.failures.MeshError": Exit.FAILED,
+    "builtins.OSError": Exit.SETTING,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        check_proto()
+        return _run(words)
+    except KeyboardInterrupt:
+        return Exit.INTERRUPTED
+    except BrokenPipeError:
+        _silence_stdout()
+        return Exit.PIPE
+    except Exception as error:  # The last place that can explain it; nothing of it is lost with WIREMESH_DEBUG.
+        if os.environ.get("WIREMESH_DEBUG"):
+            traceback.print_exc()
+        code, text = _explain(error)
+        print(f"wiremesh: {text}", file=sys.stderr)
+        return code
+
+
+def _run(words: list[str]) -> int:
+    if words[:1] == [SIM]:
+        command: Callable[[list[str]], int] = importlib.import_module("mesh.simulation.command").main
+        return command(words[1:])
+    arguments = _parser().parse_args(words)
+    entry: Callable[[argparse.Namespace], int] = importlib.import_module(arguments.module).main
+    code = entry(arguments)
+    sys.stdout.flush()  # Here a reader that has gone can still be told from a mistake.
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    from launch import flags
+    from mesh.options import add_arguments
+
+    parser = argparse.ArgumentParser(
+        prog="wiremesh",
+        description="A mesh of ZeroMQ actors that serves large language models.",
+        epilog=_epilog(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"wiremesh {VERSION}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    keygen = _command(commands, "keygen", "make the key of a mesh")
+    add_arguments(keygen, only=("mesh",))
+    add_arguments(keygen, flags.KeygenFlags, flags.KEYGEN_HELP, "keygen")
+
+    run = _command(commands, "run", "serve a component: MODULE:COMPONENT or FILE.py:COMPONENT")
+    run.add_argument("target", metavar="MODULE:COMPONENT", help="what 'hello.run()' in that module would serve")
+    add_arguments(run)
+
+    call = _command(commands, "call", "call an endpoint; its items are printed as lines of JSON")
+    call.add_argument("endpoint", metavar="ENDPOINT", help="namespace.component.endpoint")
+    call.add_argument("payload", metavar="JSON", nargs="?", default="null", help="the request; '-' reads it from stdin")
+    add_arguments(call, flags.CallFlags, flags.CALL_HELP, "call")
+    add_arguments(call)
+
+    nodes = _command(commands, "nodes", "what a mesh looks like: nodes, states, endpoints, load")
+    add_arguments(nodes, flags.NodesFlags, flags.NODES_HELP, "nodes")
+    add_arguments(nodes)
+
+    commands.add_parser(SIM, help="simulate the mesh: run, replay, shrink, mutants", add_help=False)
+    return parser
+
+
+def _command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, text: str
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    parser.set_defaults(module=f"launch.{name}")
+    return parser
+
+
+def _epilog() -> str:
+    codes = "\n".join(f"  {code.value:>3}  {text}" for code, text in MEANINGS.items())
+    return (
+        "Each flag can be given as a variable, named in brackets where the flag is described; the flag wins.\n"
+        f"WIREMESH_DEBUG=1 shows tracebacks.\n\nexit codes:\n{codes}"
+    )
+
+
+def _explain(error: Exception) -> tuple[Exit, str]:
+    """The exit code and the sentence for an error."""
+    if isinstance(error, Complaint):
+        return error.code, str(error)
+    for kind in type(error).__mro__:
+        code = CODES.get(f"{kind.__module__}.{kind.__name__}")
+        if code is not None:
+            return code, str(error)
+    return Exit.INTERNAL, f"{type(error).__name__}: {error} (WIREMESH_DEBUG=1 shows where; please report it)"
+
+
+def _silence_stdout() -> None:
+    """Point stdout at nothing, so that the interpreter's last flush cannot fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

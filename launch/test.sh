@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# All that must hold before a commit: style, types, tests, the simulator's gate. Makes .venv if needed.
+# Extra arguments go to pytest: ./launch/test.sh -k codec
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. launch/setup.sh
+
+set_up test
+
+say "ruff"
+.venv/bin/ruff check .
+.venv/bin/ruff format --check --quiet . || give_up "not formatted; run: .venv/bin/ruff format ."
+
+say "mypy --strict"
+.venv/bin/mypy --strict proto mesh nodes launch bench
+
+say "the tidy test"
+.venv/bin/python -m pytest --quiet tests/test_tidy.py
+
+say "all tests"
+.venv/bin/python -m pytest --quiet --deselect tests/test_tidy.py "$@"
+
+say "the simulator's gate"
+.venv/bin/wiremesh sim run --seeds 0:3000
+
+say "all good"

@@ -1,0 +1,382 @@
+"""Pure. The holder's side of requests: accept or reject, run, send within credit, answer every Cancel, hand over.
+
+A leg's slot is given back when what `Start` started says that it has ended, and not before: a cancel that has been
+answered is a slot that is free. Parts are gathered and leave at the end of the turn. proto/README.md, "Requests".
+"""
+
+from collections.abc import Callable
+from functools import partial
+from math import inf
+
+from mesh.audit import Audit
+from mesh.core import (
+    Checkpointed,
+    Failed,
+    Finished,
+    Halt,
+    Hint,
+    Pause,
+    Produced,
+    Unpause,
+    Yielded,
+)
+from mesh.core import (
+    Leg as LegName,
+)
+from mesh.held import Held
+from mesh.outgoing import Outbound
+from mesh.ports import Ports, Table, receive
+from mesh.pulse import Progress
+from mesh.settings import Settings
+from mesh.slots import Slots
+from mesh.timers import Timers
+from mesh.tombstones import Tombstones
+from proto import codec, limits, request
+from proto.errors import Reason, RemoteError
+from proto.messages import (
+    Accept,
+    Cancel,
+    Cancelled,
+    Credit,
+    Fate,
+    Load,
+    Ping,
+    Reject,
+    Strength,
+    Submit,
+    Sync,
+)
+from proto.messages import (
+    LegName as WireLeg,
+)
+from proto.request import HOLDER, Leg, Verb, digest, send, verb
+
+BUSY_RETRY_MS = 100  # when all room is taken; engines that know better will say so
+
+
+class Holder:
+    """All legs held here. `elsewhere` says whether another node is known to serve an endpoint."""
+
+    def __init__(self, settings: Settings, ports: Ports, elsewhere: Callable[[str], bool]) -> None:
+        self._offers = {offer.endpoint: offer for offer in settings.offers}
+        self._out = ports.out
+        self._count = ports.count
+        self._send = ports.send
+        self._elsewhere = elsewhere
+        self.legs: dict[LegName, Held] = {}
+        self.slots = Slots(settings.offers, settings.slots, settings.queue)
+        self.leaving = False
+        self._grace_ends = inf
+        self._tombstones = Tombstones()
+        self._audit = Audit()
+        self._outbound = Outbound()
+        self._timers: Timers[LegName] = Timers()
+        self.progress = Progress()
+        table: Table = {
+            Submit: self._submit,
+            Credit: self._credit,
+            Cancel: self._cancel,
+            Ping: self._ping,
+        }
+        self.received = partial(receive, table, ports)
+
+    def deadline(self) -> float:
+        """When `tick` is wanted; the past while there are parts to flush."""
+        return -inf if self._outbound else min(self._timers.deadline(), self._grace_ends)
+
+    def tick(self, now: float) -> None:
+        """Flush what was gathered, then let due timers act."""
+        if now >= self._grace_ends:
+            self._end_of_grace(now)
+        for name in self._timers.due(now):
+            self._count("legs.deadline")
+            self._halt(self.legs[name], Reason.DEADLINE, now)
+        for owner in self._outbound.owners():
+            self._flush(owner, now)
+        self._tombstones.expire(now)
+
+    def load(self) -> tuple[int, Load]:
+        """Progress and load for a Pong."""
+        return self.progress.look(), self.slots.load()
+
+    # --- Messages from owners --------------------------------------------------------------------------
+
+    def _submit(self, owner: int, message: Submit, now: float) -> None:
+        name = LegName(owner, message.request, message.attempt)
+        if name in self.legs:
+            raise RemoteError(Reason.ILLEGAL, "an attempt submitted twice")
+        self._audit.submitted(owner)
+        refusal = self._refusal(name, message)
+        if refusal is not None:
+            reason, retry_ms, text = refusal
+            self._count(f"legs.rejected.{reason.label}")
+            self._send(owner, Reject(name.request, name.attempt, message.position, int(reason), retry_ms, text), now)
+            return
+        self._accept(name, message, now)
+
+    def _refusal(self, name: LegName, message: Submit) -> tuple[Reason, int, str] | None:
+        """Why we do not take this leg, or None."""
+        endpoint = message.endpoint
+        if self._tombstones.newest(name.owner, name.request) >= name.attempt:
+            return Reason.STALE, 0, "cancelled before it came"
+        if endpoint not in self._offers:
+            return Reason.NO_ENDPOINT, 0, f"{endpoint} is not served here"
+        if self.leaving:
+            return Reason.DRAINING, 0, "leaving"
+        if message.resume is not None and message.resume.state and not self._offers[endpoint].resumable:
+            return Reason.INVALID, 0, f"{endpoint} cannot resume"
+        if self.slots.full(endpoint):
+            return Reason.BUSY, BUSY_RETRY_MS, f"{self.slots.running} running, {self.slots.waiting} waiting"
+        return None
+
+    def _accept(self, name: LegName, message: Submit, now: float) -> None:
+        deadline = now + message.deadline_ms / 1000 if message.deadline_ms else inf
+        tokens = list(codec.unpack(message.resume.tokens)) if message.resume else []
+        held = self.legs[name] = Held(name, message, self._offers[message.endpoint], tokens, deadline)
+        held.state = send(HOLDER, held.state, Verb.ACCEPT)
+        self._audit.held(*_fields(name))
+        if deadline < inf:
+            self._timers.set(name, deadline)
+        self._send(name.owner, Accept(name.request, name.attempt, message.position, self.slots.waiting), now)
+        self._count("legs.accepted")
+        self.slots.enqueue(message.endpoint, name)
+        self._fill()
+
+    def _fill(self) -> None:
+        """Start what waits, while there is room."""
+        for name in self.slots.take():
+            held = self.legs[name]
+            held.started = True
+            self._out.append(held.start())
+
+    def _credit(self, owner: int, message: Credit, now: float) -> None:
+        for grant in message.grants:
+            held = self.legs.get(LegName(owner, grant.request, grant.attempt))
+            if held is None:
+                continue  # it crossed our end: (closed, credit) is legal
+            held.state = request.receive(HOLDER, held.state, Verb.CREDIT)
+            held.limit = max(held.limit, grant.limit)
+            self._pump(held, now)
+
+    def _cancel(self, owner: int, message: Cancel, now: float) -> None:
+        name = LegName(owner, message.request, message.attempt)
+        strength = Strength.STOP if message.strength == Strength.STOP else Strength.KILL
+        held = self.legs.get(name)
+        if held is None:
+            self._answer_late(name, strength, now)
+            return
+        self._count(f"legs.cancelled.{strength.name.lower()}")
+        held.state = request.receive(HOLDER, held.state, verb(message))
+        held.due.append(strength)
+        if held.state is Leg.KILLING:
+            self._kill(held, now)
+        else:
+            self._stop(held, now)
+
+    def _answer_late(self, name: LegName, strength: Strength, now: float) -> None:
+        """A cancel for a leg that has ended, or that never came: answered all the same, and remembered."""
+        known = self._tombstones.known(name)
+        position = self._tombstones.position(name)
+        self._tombstones.add(name, position, now)
+        fate = Fate.ENDED if known else Fate.UNKNOWN
+        self._outbound.to(name.owner).end(Cancelled(name.request, name.attempt, position, int(fate), int(strength)))
+
+    def _kill(self, held: Held, now: float) -> None:
+        held.pending.clear()
+        if held.started:
+            if held.halting is None:
+                held.halting = Reason.KILLED
+                self._out.append(Halt(held.name))
+        else:
+            self._settle(held, now)
+
+    def _stop(self, held: Held, now: float) -> None:
+        if held.started:
+            self._out.append(Hint(held.name))
+        elif held.end is None:
+            held.end = (Reason.STOPPED, "", "", False)
+            self._pump(held, now)
+
+    def _ping(self, owner: int, message: Ping, now: float) -> None:
+        """Compare what the owner believes with what we hold; list it when they keep differing."""
+        if self._audit.differs(owner, message):
+            self._count("sync.sent")
+            self._flush(owner, now)
+            held = [held.name for held in self.legs.values() if held.name.owner == owner and not held.orphan]
+            legs = [WireLeg(name.request, name.attempt) for name in held]
+            self._send(owner, Sync(self._audit.submits(owner), legs[: limits.LEGS_MAX]), now)
+
+    def peer_down(self, owner: int, now: float) -> None:
+        """The owner's sessions are void: nobody wants what we do for it."""
+        self._outbound.take(owner)
+        self._audit.forget(owner)
+        for held in [held for held in self.legs.values() if held.name.owner == owner and not held.orphan]:
+            self._count("legs.orphaned")
+            held.orphan = True
+            held.part = None
+            held.state = Leg.KILLING
+            self._kill(held, now)
+
+    # --- Events from what runs a leg -------------------------------------------------------------------
+
+    def produced(self, event: Produced, now: float) -> None:
+        """A handler or an engine made something."""
+        held = self.legs.get(event.leg)
+        if held is None or not held.started or held.state is Leg.KILLING:
+            return
+        held.produce(list(event.tokens), list(event.items))
+        self._pump(held, now)
+
+    def checkpointed(self, event: Checkpointed, now: float) -> None:
+        """From here on it can be resumed with this state."""
+        held = self.legs.get(event.leg)
+        if held is None or not held.started or held.state is Leg.KILLING:
+            return
+        held.pending.append((held.position, [], [], event.state))
+        self._pump(held, now)
+
+    def finished(self, event: Finished, now: float) -> None:
+        """The handler returned."""
+        held = self._room_back(event.leg)
+        if held is not None:
+            stopped = held.state is Leg.STOPPING
+            self._over(held, (Reason.STOPPED if stopped else Reason.COMPLETE, "", "", False), now)
+
+    def failed(self, event: Failed, now: float) -> None:
+        """The handler raised."""
+        held = self._room_back(event.leg)
+        if held is not None:
+            text = event.text[: limits.TEXT_CHARS_MAX]
+            self._over(held, (event.reason, event.name[: limits.NAME_CHARS_MAX], text, event.retryable), now)
+
+    def yielded(self, event: Yielded, now: float) -> None:
+        """The handler is gone because we told it to go."""
+        held = self._room_back(event.leg)
+        if held is None:
+            return
+        if held.state is not Leg.KILLING and held.halting in (Reason.DRAIN, Reason.PREEMPT):
+            self._hand_over(held, held.halting, now)
+        else:
+            reason = held.halting or Reason.KILLED
+            self._over(held, (reason, "", "", False), now)
+
+    def _room_back(self, name: LegName) -> Held | None:
+        """The leg whose handler has just ended; its slot goes to the next."""
+        held = self.legs.get(name)
+        if held is None or not held.started:
+            return None
+        held.started = False
+        self.slots.give_back(held.submit.endpoint)
+        self._fill()
+        return held
+
+    def _over(self, held: Held, end: tuple[Reason, str, str, bool], now: float) -> None:
+        held.end = end
+        if held.state is Leg.KILLING:
+            self._settle(held, now)
+        else:
+            self._pump(held, now)
+
+    # --- Sending -----------------------------------------------------------------------------------------
+
+    def _pump(self, held: Held, now: float) -> None:
+        """Send what credit allows; pause or unpause the handler; end the leg once all is sent."""
+        while (stretch := held.take_stretch()) is not None:
+            self._outbound.to(held.name.owner).add(held, stretch)
+            position, tokens, items, checkpoint = stretch
+            held.sent = position + (len(tokens) or len(items))
+            if checkpoint is not None:
+                held.checkpoint, held.checkpoint_position = checkpoint, held.sent
+        behind = bool(held.pending)
+        if held.started and behind != held.paused:
+            held.paused = behind
+            self._out.append(Pause(held.name) if behind else Unpause(held.name))
+        if held.end is not None and not behind:
+            self._say_end(held, now)
+
+    def _say_end(self, held: Held, now: float) -> None:
+        """Its last word, once all that it made is sent."""
+        message = held.last_word()
+        held.state = send(HOLDER, held.state, verb(message))
+        self._outbound.to(held.name.owner).end(message)
+        self._settle(held, now)
+
+    def _hand_over(self, held: Held, reason: Reason, now: float) -> None:
+        """Migrate: the owner places the leg elsewhere, from this state."""
+        held.pending.clear()
+        held.state = send(HOLDER, held.state, Verb.MIGRATE)
+        self._count("legs.migrated")
+        self._outbound.to(held.name.owner).end(held.migrate(reason))
+        self._settle(held, now)
+
+    def _settle(self, held: Held, now: float) -> None:
+        """The leg is over: answer the Cancels that it owes, and leave a tombstone."""
+        name = held.name
+        if not held.orphan:
+            for answer in held.answers():
+                self._outbound.to(name.owner).end(answer)
+            self._audit.ended(*_fields(name))
+        if not held.started:
+            self.slots.dequeue(held.submit.endpoint, name)
+        self._tombstones.add(name, held.sent, now)
+        self._timers.clear(name)
+        del self.legs[name]
+
+    def _flush(self, owner: int, now: float) -> None:
+        for message in self._outbound.take(owner):
+            self._send(owner, message, now)
+
+    # --- Leaving -----------------------------------------------------------------------------------------
+
+    def leave(self, grace_s: float, now: float) -> None:
+        """No new work. What waits is handed over now, what can resume as soon as somebody else is there."""
+        self.leaving = True
+        self._grace_ends = min(self._grace_ends, now + grace_s)
+        for held in list(self.legs.values()):
+            if not held.started and held.end is None and held.state is Leg.RUNNING:
+                self._hand_over(held, Reason.DRAIN, now)
+        self.move_on(now)
+
+    def move_on(self, now: float) -> None:
+        """While leaving: hand over what another node could go on with."""
+        if not self.leaving:
+            return
+        for held in list(self.legs.values()):
+            if held.started and held.resumable() and self._elsewhere(held.submit.endpoint):
+                self._halt(held, Reason.DRAIN, now)
+
+    def _end_of_grace(self, now: float) -> None:
+        """Hand over what can be, and fail the rest: it had its time."""
+        self._grace_ends = inf
+        for held in list(self.legs.values()):
+            self._halt(held, Reason.DRAIN if held.resumable() else Reason.DRAINING, now)
+
+    def _halt(self, held: Held, reason: Reason, now: float) -> None:
+        """End a leg for a reason of ours."""
+        if held.halting is not None or held.state is Leg.KILLING:
+            return
+        if held.started:
+            held.halting = reason
+            self._out.append(Halt(held.name))
+        elif held.end is None or held.pending:
+            held.pending.clear()
+            held.end = (reason, "", "", False)
+            self._pump(held, now)
+
+    def check(self) -> None:
+        """Assert every invariant of the legs that we hold."""
+        started: dict[str, int] = {}
+        owned: dict[int, list[tuple[int, int]]] = {}
+        for name, held in self.legs.items():
+            assert name == held.name
+            held.check()
+            started[held.submit.endpoint] = started.get(held.submit.endpoint, 0) + held.started
+            if not held.orphan:
+                owned.setdefault(name.owner, []).append((name.request, name.attempt))
+        self.slots.check(started)
+        self._audit.check({owner: (len(legs), digest(legs)) for owner, legs in owned.items()})
+        self._tombstones.check()
+
+
+def _fields(name: LegName) -> tuple[int, int, int]:
+    return name.owner, name.request, name.attempt

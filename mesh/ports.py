@@ -1,0 +1,34 @@
+"""Pure. What the request cores may do to the world: add effects, count, send to a peer, drop a peer."""
+
+from collections.abc import Callable
+from typing import Any
+
+from msgspec import Struct
+
+from mesh.core import Effect
+from proto.errors import Reason, RemoteError
+from proto.messages import Message
+
+
+class Ports(Struct, frozen=True):
+    """Handed to the owner and the holder by their node."""
+
+    out: list[Effect]
+    count: Callable[[str], None]
+    send: Callable[[int, Message, float], bool]  # peer, message, now: False if the peer is not live
+    drop: Callable[[int, Reason, str, float], None]  # peer, reason, text, now: it broke the protocol
+
+
+Table = dict[type[Message], Callable[[int, Any, float], None]]  # each row takes just the message that is its key
+
+
+def receive(table: Table, ports: Ports, peer: int, message: Message, now: float) -> bool:
+    """Let a table handle a peer's message; False if it has no row. An illegal message costs the peer its session."""
+    handler = table.get(type(message))
+    if handler is None:
+        return False
+    try:
+        handler(peer, message, now)
+    except RemoteError as error:
+        ports.drop(peer, error.reason, error.text, now)
+    return True

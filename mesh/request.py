@@ -1,0 +1,135 @@
+"""Pure. One request of ours: what was asked, what was delivered, and the state that a next holder goes on from."""
+
+from math import ceil, inf
+
+from mesh.claims import Claim
+from mesh.core import Ask, Finish
+from proto import codec, limits
+from proto.errors import Reason, RemoteError
+from proto.messages import Part, Reject, Resume, Submit
+
+REJECTS_MAX = 6  # refusals in a row before its caller hears of it
+EXCLUDE_S = 5.0  # a node that failed this request is not tried again for that long
+
+Units = tuple[list[int], list[bytes]]  # tokens or items, never both
+
+
+class Request:
+    """One request of ours, from Ask to Finish."""
+
+    __slots__ = (
+        "ask", "attempt", "checkpoint", "checkpoint_position", "claim", "consumed", "deadline", "excluded", "heard",
+        "migrations", "moves", "nodes", "number", "position", "rejects", "resumable", "retry_ms", "started", "stopping",
+        "tokens", "waiting",
+    )  # fmt: skip
+
+    def __init__(self, ask: Ask, now: float) -> None:
+        self.number = ask.request
+        self.ask = ask
+        self.deadline = now + ask.timeout_s if ask.timeout_s > 0 else inf
+        self.position = 0  # units delivered
+        self.consumed = 0  # units that the caller has taken
+        self.tokens: list[int] = []  # all delivered tokens: what a next holder goes on from
+        self.checkpoint: bytes | None = None
+        self.checkpoint_position = 0
+        self.attempt = 0
+        self.claim: Claim | None = None  # the current leg
+        self.waiting = False
+        self.started = False  # some leg was submitted: without resume it may have had effects
+        self.resumable = bool(ask.prompt)  # tokens always are; items when the endpoint checkpoints
+        self.stopping = False
+        self.excluded: dict[int, float] = {}  # nodes that are not to be tried before a time
+        self.moves = 0  # placements after a loss
+        self.migrations = 0  # placements that a holder asked for
+        self.rejects = 0  # refusals in a row
+        self.retry_ms = 0  # what the last refusal advised
+        self.heard = now  # when it last moved on
+        self.nodes: list[int] = []
+
+    def limit(self) -> int:
+        """Credit: how far the holder may send now."""
+        return min(self.consumed + self.ask.window, limits.POSITION_MAX)
+
+    def next_attempt(self, node: int, now: float) -> None:
+        """It is about to be submitted to `node`."""
+        self.attempt += 1
+        self.started, self.heard = True, now
+        self.nodes.append(node)
+
+    def submit(self, limit: int, now: float) -> Submit:
+        """The message that starts the current attempt."""
+        ask = self.ask
+        remaining_ms = 0 if self.deadline == inf else max(1, ceil((self.deadline - now) * 1000))
+        return Submit(
+            request=self.number,
+            attempt=self.attempt,
+            position=self.position,
+            limit=limit,
+            endpoint=ask.endpoint,
+            payload=ask.payload,
+            prompt=codec.pack(list(ask.prompt)),
+            resume=self._resume(),
+            deadline_ms=min(remaining_ms, limits.DEADLINE_MS_MAX),
+            trace=ask.trace,
+            metadata=ask.metadata,
+        )
+
+    def _resume(self) -> Resume | None:
+        """The partial state that the next holder goes on from."""
+        if self.tokens:
+            return Resume(self.position, codec.pack(self.tokens))
+        if self.checkpoint is not None:
+            return Resume(self.checkpoint_position, state=self.checkpoint)
+        return None
+
+    def take(self, part: Part) -> Units:
+        """Append what continues the request: what is new of this part. The caller has excluded a gap."""
+        tokens, items = codec.unpack(part.tokens), part.items or []
+        end = part.position + (len(tokens) or len(items))
+        known = self.position - part.position
+        fresh = (tokens[known:], items[known:]) if end > self.position else ([], [])
+        self.append(*fresh)
+        if part.checkpoint is not None and end >= self.checkpoint_position:
+            self.checkpoint, self.checkpoint_position = part.checkpoint, end
+        return fresh
+
+    def append(self, tokens: list[int], items: list[bytes]) -> None:
+        """These units are delivered."""
+        self.position += len(tokens) or len(items)
+        self.tokens.extend(tokens)
+
+    def take_over(self, resume: Resume | None) -> list[int]:
+        """Adopt what a migrating holder had: a newer checkpoint, or tokens beyond what it could send."""
+        if resume is None:
+            return []
+        tokens = codec.unpack(resume.tokens)
+        if tokens[: self.position] != self.tokens[: len(tokens)]:
+            raise RemoteError(Reason.ILLEGAL, "the tokens of a Migrate are not those that were sent")
+        fresh = tokens[self.position :]
+        self.append(fresh, [])
+        if not tokens and self.checkpoint_position <= resume.position <= self.position:
+            self.checkpoint, self.checkpoint_position = resume.state, resume.position
+        return fresh
+
+    def exclude(self, node: int, now: float, away_s: float = EXCLUDE_S) -> None:
+        """Do not try this node again for a while."""
+        self.excluded[node] = now + away_s
+
+    def refused(self, node: int, reject: Reject, now: float) -> bool:
+        """A node said no; whether its caller has to hear of it."""
+        self.rejects += 1
+        self.retry_ms = reject.retry_ms
+        self.exclude(node, now, reject.retry_ms / 1000 if reject.reason == Reason.BUSY else EXCLUDE_S)
+        return reject.reason in (Reason.INVALID, Reason.TOO_LARGE) or self.rejects >= REJECTS_MAX
+
+    def finish(self, reason: Reason, name: str, text: str) -> Finish:
+        """The last effect about it."""
+        return Finish(self.number, reason, self.position, name, text, self.retry_ms, self.attempt, tuple(self.nodes))
+
+    def check(self) -> None:
+        """Assert what must hold between the fields."""
+        assert 0 <= self.consumed <= self.position
+        assert self.checkpoint_position <= self.position
+        assert not self.tokens or len(self.tokens) == self.position
+        assert self.waiting != (self.claim is not None), "neither placed nor waiting, or both"
+        assert self.claim is None or self.claim.attempt == self.attempt, "only the newest attempt is current"

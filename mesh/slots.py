@@ -1,0 +1,66 @@
+"""Pure. Room: how many legs run at once, in all and by endpoint, and who waits for it."""
+
+from collections import deque
+from collections.abc import Iterator
+
+from mesh.core import Leg
+from proto.messages import Load, Offer
+
+
+class Slots:
+    """The slots and queues of one node."""
+
+    def __init__(self, offers: tuple[Offer, ...], slots_max: int, queue_max: int) -> None:
+        self._slots_max = slots_max
+        self._queue_max = queue_max
+        self._offers = {offer.endpoint: offer for offer in offers}
+        self._running_of: dict[str, int] = dict.fromkeys(self._offers, 0)
+        self._queues: dict[str, deque[Leg]] = {endpoint: deque() for endpoint in self._offers}
+        self.running = 0
+        self.waiting = 0
+
+    def load(self) -> Load:
+        """For heartbeats."""
+        return Load(self.running, self.waiting, self._slots_max)
+
+    def free(self, endpoint: str) -> bool:
+        """Whether a leg of this endpoint could start now."""
+        slots = self._offers[endpoint].slots
+        return self.running < self._slots_max and (slots == 0 or self._running_of[endpoint] < slots)
+
+    def full(self, endpoint: str) -> bool:
+        """Whether a leg of this endpoint could not even wait."""
+        return not self.free(endpoint) and self.waiting >= self._queue_max
+
+    def enqueue(self, endpoint: str, leg: Leg) -> None:
+        """Wait for a slot, perhaps for no time at all: `take` follows."""
+        self._queues[endpoint].append(leg)
+        self.waiting += 1
+
+    def dequeue(self, endpoint: str, leg: Leg) -> None:
+        """Wait no more."""
+        if leg in self._queues[endpoint]:
+            self._queues[endpoint].remove(leg)
+            self.waiting -= 1
+
+    def take(self) -> Iterator[Leg]:
+        """The legs that can start now, each with its slot taken."""
+        for endpoint, queue in self._queues.items():
+            while queue and self.free(endpoint):
+                self.waiting -= 1
+                self.running += 1
+                self._running_of[endpoint] += 1
+                yield queue.popleft()
+
+    def give_back(self, endpoint: str) -> None:
+        """A leg has ended."""
+        self.running -= 1
+        self._running_of[endpoint] -= 1
+
+    def check(self, started: dict[str, int]) -> None:
+        """Assert that the counts agree with the legs that have started, by endpoint."""
+        assert self.running == sum(started.values()) <= self._slots_max
+        assert self.waiting == sum(map(len, self._queues.values())) <= self._queue_max
+        for endpoint, offer in self._offers.items():
+            assert self._running_of[endpoint] == started.get(endpoint, 0)
+            assert offer.slots == 0 or self._running_of[endpoint] <= offer.slots

@@ -1,0 +1,70 @@
+"""What holds for every test: hypothesis is quiet and, in CI, the same every time; nothing is left behind.
+
+A test that leaves a thread, a child process or a descriptor open fails: an actor that cannot be stopped cleanly
+would hide here for months.
+"""
+
+import gc
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("ci", settings.get_profile("here"), derandomize=True, print_blob=True)
+settings.load_profile("ci" if os.environ.get("CI") else "here")
+
+HELPERS = ("resource_tracker", "forkserver")  # multiprocessing keeps these until the end
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    """Fail a test that leaves more open than it found."""
+    before = left_open()
+    yield
+    if left_open() - before:
+        gc.collect()  # What only a cycle still holds is not a leak.
+    left = left_open() - before
+    assert not left, f"left open: {sorted(left)}"
+
+
+def left_open() -> set[str]:
+    """Names of the threads, children and descriptors that are there now."""
+    return threads() | children() | descriptors()
+
+
+def threads() -> set[str]:
+    return {f"thread {thread.name}" for thread in threading.enumerate() if not thread.name.startswith("pydevd")}
+
+
+def children() -> set[str]:
+    found = set()
+    for task in Path("/proc/self/task").glob("*/children"):
+        for child in read(task).split():
+            command = read(Path(f"/proc/{child}/cmdline")).replace("\0", " ").strip()
+            if not any(helper in command for helper in HELPERS):
+                found.add(f"process {child} {command}")
+    return found
+
+
+def descriptors() -> set[str]:
+    found = set()
+    for path in Path("/proc/self/fd").glob("*"):
+        try:
+            target = os.readlink(path)
+        except OSError:
+            continue
+        if not target.endswith("/fd"):  # The one that lists this folder.
+            found.add(f"descriptor {path.name} {target}")
+    return found
+
+
+def read(path: Path) -> str:
+    """The text of a file that may vanish at any time."""
+    try:
+        return path.read_text()
+    except OSError:
+        return ""

@@ -1,0 +1,516 @@
+"""The life of a request between two nodes: delivery, cancels, credit, deadlines, rejects."""
+
+from typing import Any
+
+import pytest
+
+from mesh.core import (
+    Abandon,
+    Consumed,
+    Failed,
+    Finished,
+    Halt,
+    Hint,
+    Leg,
+    Pause,
+    Produced,
+    Start,
+    Unpause,
+    Yielded,
+)
+from proto import limits
+from proto.errors import Reason
+from proto.messages import (
+    Accept,
+    Cancel,
+    Cancelled,
+    Chunk,
+    Credit,
+    End,
+    Error,
+    Fate,
+    Grant,
+    Offer,
+    Part,
+    Reject,
+    Reset,
+    Strength,
+    Submit,
+)
+from tests.pair import COUNT, ECHO, Wire
+
+STOP, KILL = int(Strength.STOP), int(Strength.KILL)
+
+
+@pytest.fixture
+def wire() -> Wire:
+    return Wire()
+
+
+def pair(wire: Wire, **changes: Any) -> tuple[int, int]:
+    """A client and a worker that are up."""
+    client, worker = wire.client(), wire.worker(**changes)
+    wire.meet(client, worker)
+    return client, worker
+
+
+def running(wire: Wire, endpoint: str = ECHO, **ask: Any) -> tuple[int, int, int, Leg]:
+    """Client, worker, request and its leg, which runs."""
+    client, worker = pair(wire)
+    request = wire.ask(client, endpoint, **ask)
+    return client, worker, request, wire.leg(worker)
+
+
+def produce(wire: Wire, leg: Leg, worker: int, *items: bytes) -> None:
+    wire.tell(worker, Produced(leg, list(items)))
+    wire.settle()
+
+
+def end(wire: Wire, leg: Leg, worker: int) -> None:
+    wire.tell(worker, Finished(leg))
+    wire.settle()
+
+
+# --- Delivery -----------------------------------------------------------------------------------------
+
+
+def test_from_ask_to_finish(wire: Wire) -> None:
+    client, worker, request, leg = running(wire, payload=b"hello", trace="trace", metadata={"tenant": "t"})
+    start = wire.did(worker, Start)[0]
+    assert (start.endpoint, start.payload, start.trace, start.metadata) == (ECHO, b"hello", "trace", {"tenant": "t"})
+    assert (start.position, start.state, start.deadline) == (0, b"", float("inf"))
+    produce(wire, leg, worker, b"one")
+    produce(wire, leg, worker, b"two", b"three")
+    end(wire, leg, worker)
+    assert wire.delivered(client, request) == [b"one", b"two", b"three"]
+    finish = wire.finished(client, request)
+    assert finish is not None
+    assert (finish.reason, finish.position, finish.attempts, finish.nodes) == (Reason.COMPLETE, 3, 1, (worker,))
+    assert wire.quiet()
+
+
+def test_a_stream_without_units(wire: Wire) -> None:
+    client, worker, request, leg = running(wire)
+    end(wire, leg, worker)
+    assert wire.reason(client, request) is Reason.COMPLETE and wire.delivered(client, request) == []
+
+
+def test_one_step_for_many_requests_is_one_message(wire: Wire) -> None:
+    client, worker = pair(wire)
+    requests = [wire.ask(client) for _ in range(50)]
+    for start in wire.did(worker, Start):
+        wire.tell(worker, Produced(start.leg, [b"x"]))
+    wire.settle()
+    (chunk,) = wire.said(worker, client, Chunk)
+    assert len(chunk.parts) == 50
+    assert all(wire.delivered(client, request) == [b"x"] for request in requests)
+
+
+def test_an_exception_reaches_the_caller_after_what_was_yielded(wire: Wire) -> None:
+    client, worker, request, leg = running(wire)
+    wire.tell(worker, Produced(leg, [b"one"]))
+    wire.tell(worker, Failed(leg, Reason.FAILED, "ValueError", "no such name"))
+    wire.settle()
+    finish = wire.finished(client, request)
+    assert finish is not None and wire.delivered(client, request) == [b"one"]
+    assert (finish.reason, finish.name, finish.text) == (Reason.FAILED, "ValueError", "no such name")
+    assert wire.quiet()
+
+
+def test_words_that_are_too_long_are_cut(wire: Wire) -> None:
+    client, worker, request, leg = running(wire)
+    wire.tell(worker, Failed(leg, Reason.FAILED, "E" * 1_000, "x" * 10_000))
+    wire.settle()
+    finish = wire.finished(client, request)
+    assert finish is not None
+    assert (len(finish.name), len(finish.text)) == (limits.NAME_CHARS_MAX, limits.TEXT_CHARS_MAX)
+
+
+def test_what_a_handler_says_after_its_end_is_nothing(wire: Wire) -> None:
+    client, worker, request, leg = running(wire)
+    end(wire, leg, worker)
+    for event in (Produced(leg, [b"late"]), Finished(leg), Failed(leg), Yielded(leg)):
+        wire.tell(worker, event)
+    wire.settle()
+    assert wire.delivered(client, request) == [] and wire.reason(client, request) is Reason.COMPLETE
+
+
+# --- Cancel -------------------------------------------------------------------------------------------
+
+
+def answers(wire: Wire, worker: int, client: int) -> list[tuple[int, int, int]]:
+    """(strength, fate, position) of each Cancelled."""
+    return [(said.strength, said.fate, said.position) for said in wire.said(worker, client, Cancelled)]
+
+
+def test_a_kill_ends_the_request_at_once_and_the_leg_when_its_room_is_free(wire: Wire) -> None:
+    client, worker, request, leg = running(wire)
+    produce(wire, leg, worker, b"one")
+    wire.tell(client, Abandon(request, Strength.KILL))
+    assert wire.reason(client, request) is Reason.KILLED
+    wire.settle()
+    assert wire.did(worker, Halt) == [Halt(leg)] and not answers(wire, worker, client)
+    wire.tell(worker, Yielded(leg))
+    wire.settle()
+    assert answers(wire, worker, client) == [(KILL, Fate.FREED, 1)]
+    assert wire.quiet()
+
+
+def test_a_stop_delivers_what_is_still_produced(wire: Wire) -> None:
+    client, worker, request, leg = running(wire)
+    wire.tell(client, Abandon(request, Strength.STOP))
+    wire.settle()
+    assert wire.did(worker, Hint) == [Hint(leg)] and wire.reason(client, request) is None
+    produce(wire, leg, worker, b"last")
+    end(wire, leg, worker)
+    assert wire.delivered(client, request) == [b"last"] and wire.reason(client, request) is Reason.STOPPED
+    assert answers(wire, worker, client) == [(STOP, Fate.FREED, 1)]
+    assert wire.quiet()
+
+
+def test_a_cancel_that_crosses_the_end(wire: Wire) -> None:
+    client, worker, request, leg = running(wire)
+    wire.hold(worker, client)
+    end(wire, leg, worker)
+    wire.tell(client, Abandon(request, Strength.KILL))
+    wire.settle()
+    wire.release(worker, client)
+    assert answers(wire, worker, client) == [(KILL, Fate.ENDED, 0)]
+    assert wire.reason(client, request) is Reason.KILLED and wire.quiet()
+
+
+def test_a_stop_that_crosses_the_end(wire: Wire) -> None:
+    client, worker, request, leg = running(wire)
+    wire.hold(worker, client)
+    produce(wire, leg, worker, b"one")
+    end(wire, leg, worker)
+    wire.tell(client, Abandon(request, Strength.STOP))
+    wire.settle()
+    wire.release(worker, client)
+    assert wire.delivered(client, request) == [b"one"] and wire.reason(client, request) is Reason.COMPLETE
+    assert answers(wire, worker, client) == [(STOP, Fate.ENDED, 1)] and wire.quiet()
+
+
+@pytest.mark.parametrize("strength", Strength)
+def test_a_cancel_that_crosses_an_error(wire: Wire, strength: Strength) -> None:
+    client, worker, request, leg = running(wire)
+    wire.hold(worker, client)
+    wire.tell(worker, Failed(leg, Reason.FAILED, "ValueError"))
+    wire.settle()
+    wire.tell(client, Abandon(request, strength))
+    wire.settle()
+    wire.release(worker, client)
+    assert wire.reason(client, request) is (Reason.FAILED if strength is Strength.STOP else Reason.KILLED)
+    assert len(answers(wire, worker, client)) == 1 and wire.quiet()
+
+
+@pytest.mark.parametrize("strength", Strength)
+def test_a_cancel_that_crosses_the_accept(wire: Wire, strength: Strength) -> None:
+    client, worker = pair(wire)
+    wire.hold(worker, client)
+    request = wire.ask(client)
+    wire.tell(client, Abandon(request, strength))
+    wire.settle()
+    wire.release(worker, client)
+    end(wire, wire.leg(worker), worker)
+    assert len(answers(wire, worker, client)) == 1 and wire.quiet()
+
+
+@pytest.mark.parametrize("strength", Strength)
+def test_a_cancel_that_crosses_a_reject(wire: Wire, strength: Strength) -> None:
+    client, worker = pair(wire, slots=1, queue=0)
+    other = wire.ask(client)
+    wire.hold(worker, client)
+    request = wire.ask(client)
+    wire.tell(client, Abandon(request, strength))
+    wire.settle()
+    wire.release(worker, client)
+    wire.advance(5.0)
+    assert wire.reason(client, request) is (Reason.STOPPED if strength is Strength.STOP else Reason.KILLED)
+    assert len(wire.said(client, worker, Submit)) == 2, "not placed again"
+    assert [fate for _, fate, _ in answers(wire, worker, client)] == [Fate.UNKNOWN]
+    assert wire.reason(client, other) is None
+
+
+def test_a_cancel_before_its_submit(wire: Wire) -> None:
+    """It comes by another way: a tombstone remembers it, and the late Submit is refused."""
+    client, worker = pair(wire)
+    wire.forge(client, worker, Cancel(77, 3, 0, KILL))
+    wire.settle()
+    assert answers(wire, worker, client) == [(KILL, Fate.UNKNOWN, 0)]
+    for attempt in (3, 2):
+        wire.forge(client, worker, Submit(77, attempt, 0, 9, ECHO))
+    wire.forge(client, worker, Submit(77, 4, 0, 9, ECHO))
+    wire.settle()
+    assert [(reject.attempt, reject.reason) for reject in wire.said(worker, client, Reject)] == [
+        (3, Reason.STALE),
+        (2, Reason.STALE),
+    ]
+    assert [start.leg.attempt for start in wire.did(worker, Start)] == [4]
+
+
+def test_a_tombstone_does_not_last_for_ever(wire: Wire) -> None:
+    client, worker = pair(wire)
+    wire.forge(client, worker, Cancel(77, 1, 0, KILL))
+    wire.advance(limits.TOMBSTONE_S + 1)
+    wire.forge(client, worker, Submit(77, 1, 0, 9, ECHO))
+    wire.settle()
+    assert not wire.said(worker, client, Reject) and wire.did(worker, Start)
+
+
+@pytest.mark.parametrize("first", Strength)
+@pytest.mark.parametrize("second", Strength)
+def test_each_of_two_cancels_of_a_running_leg_gets_its_answer(wire: Wire, first: Strength, second: Strength) -> None:
+    client, worker, _, leg = running(wire)
+    for strength in (first, second):
+        wire.forge(client, worker, Cancel(leg.request, leg.attempt, 0, int(strength)))
+    wire.settle()
+    assert not answers(wire, worker, client), "its room is not free"
+    wire.hold(worker, client)
+    wire.tell(worker, Yielded(leg))
+    wire.settle()
+    assert [strength for strength, _, _ in answers(wire, worker, client)] == [first, second]
+
+
+def test_a_double_cancel_of_an_ended_leg(wire: Wire) -> None:
+    client, worker, request, leg = running(wire)
+    end(wire, leg, worker)
+    for _ in range(2):
+        wire.forge(client, worker, Cancel(request, 1, 0, KILL))
+    wire.settle()
+    assert [fate for _, fate, _ in answers(wire, worker, client)] == [Fate.ENDED, Fate.ENDED]
+    assert wire.state(client, worker) == "up", "an answer that nobody waits for is no error"
+
+
+def test_a_stop_and_then_a_kill(wire: Wire) -> None:
+    client, worker, request, leg = running(wire)
+    for strength in Strength:
+        wire.tell(client, Abandon(request, strength))
+        wire.tell(client, Abandon(request, strength))
+    wire.settle()
+    assert wire.reason(client, request) is Reason.KILLED
+    assert [cancel.strength for cancel in wire.said(client, worker, Cancel)] == [STOP, KILL]
+    wire.tell(worker, Yielded(leg))
+    wire.settle()
+    assert answers(wire, worker, client) == [(STOP, Fate.FREED, 0), (KILL, Fate.FREED, 0)]
+    assert wire.quiet()
+
+
+def test_a_stop_whose_end_crosses_the_kill(wire: Wire) -> None:
+    client, worker, request, leg = running(wire)
+    wire.tell(client, Abandon(request, Strength.STOP))
+    wire.settle()
+    wire.hold(worker, client)
+    end(wire, leg, worker)
+    wire.tell(client, Abandon(request, Strength.KILL))
+    wire.settle()
+    wire.release(worker, client)
+    assert answers(wire, worker, client) == [(STOP, Fate.FREED, 0), (KILL, Fate.ENDED, 0)]
+    assert wire.reason(client, request) is Reason.KILLED and wire.quiet()
+
+
+@pytest.mark.parametrize("strength", Strength)
+def test_a_cancel_while_no_leg_exists(wire: Wire, strength: Strength) -> None:
+    client = wire.client()
+    request = wire.ask(client)
+    wire.tell(client, Abandon(request, strength))
+    assert wire.reason(client, request) is (Reason.STOPPED if strength is Strength.STOP else Reason.KILLED)
+    worker = wire.worker()
+    wire.meet(client, worker)
+    assert not wire.said(client, worker, Submit) and wire.quiet()
+
+
+@pytest.mark.parametrize("strength", Strength)
+def test_a_cancel_of_a_leg_that_waits_for_a_slot_frees_its_place(wire: Wire, strength: Strength) -> None:
+    client, worker = pair(wire, slots=1, queue=1)
+    wire.ask(client)
+    request = wire.ask(client)
+    wire.tell(client, Abandon(request, strength))
+    wire.settle()
+    assert [fate for _, fate, _ in answers(wire, worker, client)] == [Fate.FREED]
+    assert len(wire.did(worker, Start)) == 1 and not wire.did(worker, Halt)
+    wire.ask(client)
+    assert not wire.said(worker, client, Reject)
+
+
+def test_chunks_after_a_kill_are_discarded(wire: Wire) -> None:
+    client, worker, request, leg = running(wire)
+    wire.hold(worker, client)
+    produce(wire, leg, worker, b"under way")
+    wire.tell(client, Abandon(request, Strength.KILL))
+    wire.settle()
+    wire.release(worker, client)
+    assert wire.delivered(client, request) == []
+    produce(wire, leg, worker, b"after")
+    assert len(wire.said(worker, client, Chunk)) == 1
+
+
+def test_the_holder_dies_while_it_is_cancelling(wire: Wire) -> None:
+    client, worker, request, _ = running(wire, COUNT)
+    wire.tell(client, Abandon(request, Strength.KILL))
+    wire.settle()
+    wire.crash(worker)
+    wire.settle()
+    assert wire.reason(client, request) is Reason.KILLED and wire.quiet()
+
+
+def test_the_holder_dies_while_it_is_stopping(wire: Wire) -> None:
+    client, worker, request, _ = running(wire, COUNT)
+    wire.tell(client, Abandon(request, Strength.STOP))
+    wire.settle()
+    wire.crash(worker)
+    wire.advance(40.0)
+    assert wire.reason(client, request) is Reason.STOPPED and wire.quiet()
+
+
+def test_the_owner_dies(wire: Wire) -> None:
+    client, worker, _, leg = running(wire, COUNT)
+    wire.crash(client)
+    wire.settle()
+    assert wire.did(worker, Halt) == [Halt(leg)]
+    wire.tell(worker, Yielded(leg))
+    assert wire.stat(worker, "legs.orphaned") == 1 and wire.quiet()
+
+
+def test_a_slot_is_taken_until_the_handler_is_gone(wire: Wire) -> None:
+    """Else a loop of submits and kills would run any number of handlers."""
+    client, worker = pair(wire, slots=1)
+    first = wire.ask(client)
+    leg = wire.leg(worker)
+    wire.ask(client)
+    wire.tell(client, Abandon(first, Strength.KILL))
+    wire.settle()
+    assert len(wire.did(worker, Start)) == 1
+    wire.tell(worker, Yielded(leg))
+    assert len(wire.did(worker, Start)) == 2
+
+
+# --- Credit -------------------------------------------------------------------------------------------
+
+
+def test_a_holder_sends_no_further_than_it_may(wire: Wire) -> None:
+    client, worker, request, leg = running(wire, window=4)
+    produce(wire, leg, worker, *(b"%d" % number for number in range(6)))
+    assert len(wire.delivered(client, request)) == 4
+    assert wire.did(worker, Pause) == [Pause(leg)]
+    wire.tell(client, Consumed(request, 1))
+    wire.settle()
+    assert not wire.said(client, worker, Credit), "half a window first"
+    wire.tell(client, Consumed(request, 2))
+    wire.settle()
+    assert wire.said(client, worker, Credit) == [Credit([Grant(request, 1, 6)])]
+    assert wire.delivered(client, request) == [b"%d" % number for number in range(6)]
+    assert wire.did(worker, Unpause) == [Unpause(leg)]
+
+
+def test_an_end_waits_for_the_units_before_it(wire: Wire) -> None:
+    client, worker, request, leg = running(wire, window=1)
+    produce(wire, leg, worker, b"a", b"b")
+    end(wire, leg, worker)
+    assert wire.reason(client, request) is None
+    assert wire.nodes[worker].snapshot()["running"] == 0, "a slow reader holds no slot"
+    wire.tell(client, Consumed(request, 1))
+    wire.settle()
+    assert wire.delivered(client, request) == [b"a", b"b"] and wire.reason(client, request) is Reason.COMPLETE
+
+
+def test_who_sends_beyond_its_credit_is_dropped(wire: Wire) -> None:
+    client, worker, request, _ = running(wire, window=4)
+    wire.forge(worker, client, Chunk([Part(request, 1, 0, [], [b"x"] * 5)]))
+    wire.settle()
+    assert wire.said(client, worker, Reset)[0].reason == Reason.ILLEGAL
+    assert wire.delivered(client, request) == [] and wire.reason(client, request) is Reason.LOST
+
+
+def test_credit_that_comes_after_the_end_is_ignored(wire: Wire) -> None:
+    client, worker, request, leg = running(wire)
+    end(wire, leg, worker)
+    wire.forge(client, worker, Credit([Grant(request, 1, 999), Grant(77, 1, 5)]))
+    wire.settle()
+    assert wire.state(worker, client) == "up"
+
+
+def test_credit_never_shrinks(wire: Wire) -> None:
+    client, worker, request, leg = running(wire, window=4)
+    wire.forge(client, worker, Credit([Grant(request, 1, 2)]))
+    produce(wire, leg, worker, b"a", b"b", b"c")
+    assert len(wire.delivered(client, request)) == 3
+
+
+def test_many_readers_of_one_holder_give_credit_in_one_message(wire: Wire) -> None:
+    client, worker = pair(wire)
+    requests = [wire.ask(client, window=2) for _ in range(30)]
+    for start in wire.did(worker, Start):
+        wire.tell(worker, Produced(start.leg, [b"x"]))
+    wire.settle()
+    for request in requests:
+        wire.tell(client, Consumed(request, 1))
+    wire.settle()
+    (credit,) = wire.said(client, worker, Credit)
+    assert len(credit.grants) == 30
+
+
+# --- Messages that no honest node sends ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("message", [Accept(1, 1, 0), Reject(1, 1, 0, int(Reason.BUSY))])
+def test_an_answer_twice_is_illegal(wire: Wire, message: Accept | Reject) -> None:
+    client, worker, request, _ = running(wire)
+    message.request = request
+    wire.forge(worker, client, message)
+    wire.settle()
+    assert wire.stat(client, "peers.dropped.illegal") == 1 and wire.reason(client, request) is Reason.LOST
+
+
+def test_an_attempt_submitted_twice_is_illegal(wire: Wire) -> None:
+    client, worker, request, leg = running(wire)
+    wire.forge(client, worker, Submit(request, 1, 0, 9, ECHO))
+    wire.settle()
+    assert wire.stat(worker, "peers.dropped.illegal") == 1 and wire.did(worker, Halt) == [Halt(leg)]
+
+
+def test_words_about_unknown_legs_change_nothing(wire: Wire) -> None:
+    client, worker = pair(wire)
+    for message in (End(9, 1, 0), Error(9, 1, 0, int(Reason.FAILED)), Cancelled(9, 1, 0, 1, 2), Reject(9, 1, 0, 32)):
+        wire.forge(worker, client, message)
+    wire.settle()
+    assert wire.state(client, worker) == "up" and not wire.said(client, worker, Cancel)
+    for told in (Chunk([Part(9, 1, 0, [1])]), Accept(9, 1, 0)):
+        wire.forge(worker, client, told)
+    wire.settle()
+    assert [(cancel.request, cancel.reason) for cancel in wire.said(client, worker, Cancel)] == [(9, Reason.ORPHAN)] * 2
+
+
+@pytest.mark.parametrize("waiting", [False, True], ids=["starts", "waits"])
+def test_a_prompt_of_broken_bytes_costs_its_sender_the_session_and_nobody_else_anything(
+    wire: Wire, waiting: bool
+) -> None:
+    client, other = wire.client(), wire.client()
+    worker = wire.worker([Offer(ECHO)], slots=1)
+    for node in (client, other):
+        wire.meet(node, worker)
+    if waiting:
+        wire.ask(other)
+    wire.forge(client, worker, Submit(1, 1, 0, 9, ECHO, prompt=b"\0\0\0"))
+    wire.settle()
+    if waiting:
+        end(wire, wire.leg(worker), worker)
+    wire.settle()
+    assert wire.stat(worker, "peers.dropped.malformed") == 1
+    assert wire.state(worker, other) == "up"
+    assert not wire.nodes[worker].snapshot()["legs"] and not wire.did(worker, Halt)
+
+
+def test_tokens_and_items_in_one_part_are_illegal(wire: Wire) -> None:
+    client, worker, request, _ = running(wire)
+    wire.forge(worker, client, Chunk([Part(request, 1, 0, [7], [b"a", b"b"])]))
+    wire.settle()
+    assert wire.delivered(client, request) == [] and wire.stat(client, "peers.dropped.illegal") == 1
+
+
+def test_a_stream_does_not_turn_from_items_to_tokens(wire: Wire) -> None:
+    client, worker, request, leg = running(wire, COUNT)
+    produce(wire, leg, worker, b"a")
+    wire.forge(worker, client, Chunk([Part(request, 1, 1, [7])]))
+    wire.settle()
+    assert wire.delivered(client, request) == [b"a"] and wire.stat(client, "peers.dropped.illegal") == 1

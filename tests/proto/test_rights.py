@@ -1,0 +1,44 @@
+"""A role is a capability."""
+
+import pytest
+
+from proto.messages import (
+    HOLDER_MESSAGES,
+    MESSAGES,
+    OPTIONAL_MESSAGES,
+    OWNER_MESSAGES,
+    SESSION_MESSAGES,
+    Ignored,
+    Message,
+    Role,
+)
+from proto.rights import may_send, rights
+
+NEWER_ROLE = max(Role) + 1
+
+
+def test_each_message_has_one_side() -> None:
+    sides = (SESSION_MESSAGES, OWNER_MESSAGES, HOLDER_MESSAGES, OPTIONAL_MESSAGES)
+    assert sum(map(len, sides)) == len(MESSAGES) == len(set(MESSAGES))
+
+
+@pytest.mark.parametrize("role", [*Role, NEWER_ROLE, 0])
+@pytest.mark.parametrize("kind", [*SESSION_MESSAGES, *OPTIONAL_MESSAGES, Ignored], ids=lambda kind: kind.__name__)
+def test_everybody_keeps_a_session(role: int, kind: type[Message]) -> None:
+    assert may_send(role, kind)
+
+
+@pytest.mark.parametrize("kind", OWNER_MESSAGES, ids=lambda kind: kind.__name__)
+def test_owners_begin_and_end_legs(kind: type[Message]) -> None:
+    assert [role for role in (*Role, NEWER_ROLE) if may_send(role, kind)] == [Role.CLIENT, Role.COMPONENT]
+
+
+@pytest.mark.parametrize("kind", HOLDER_MESSAGES, ids=lambda kind: kind.__name__)
+def test_holders_answer(kind: type[Message]) -> None:
+    assert [role for role in (*Role, NEWER_ROLE) if may_send(role, kind)] == [Role.WORKER, Role.COMPONENT]
+
+
+@pytest.mark.parametrize("role", [*Role, NEWER_ROLE])
+def test_both_questions_have_one_answer(role: int) -> None:
+    kinds: list[type[Message] | type[Ignored]] = [*MESSAGES, Ignored]
+    assert rights(role) == {kind for kind in kinds if may_send(role, kind)}
