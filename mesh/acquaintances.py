@@ -76,8 +76,9 @@ class Acquaintances:
     def introduce(self, newcomer: Peer) -> None:
         """Tell a new peer whom we know at first hand, and them about it."""
         others = [peer for peer in self._sessions.by_node.values() if peer.live and peer is not newcomer]
-        if others:
-            self._sessions.transmit(newcomer, Gossip([peer.record for peer in others][: limits.RECORDS_MAX]))
+        for start in range(0, len(others), limits.RECORDS_SENT_MAX):
+            known = [peer.record for peer in others[start : start + limits.RECORDS_SENT_MAX]]
+            self._sessions.transmit(newcomer, Gossip(known))
         for peer in others:
             self._sessions.transmit(peer, Gossip([newcomer.record]))
 

@@ -185,11 +185,11 @@ class Actor:
 
     async def stop(self) -> None:
         """Close everything; what was said last gets a moment to leave."""
+        self._cut()
         await self.runner.close(HANDLERS_S)
         await self._arrangement.discovery.stop()
         if self._tasks:
             await asyncio.wait(list(self._tasks), timeout=HANDLERS_S)
-        self._cut()
         await links.terminate(self._context)
 
     def _cut(self) -> None:
@@ -281,12 +281,11 @@ class Actor:
                 break
             self._handle(TICK, now)
         if self._running:
-            self._outboxes.end_turn(now)
             self._arm(now)
 
     def _overdue(self, now: float) -> None:
         """We were stopped: what the others said meanwhile is heard before anybody is judged."""
-        late_s, self._timer_at = now - self._timer_at, inf
+        late_s = now - self._timer_at
         self._disarm()
         while self._inbox.drain(self._take, self._garbled, links.FRAMES_PER_TURN_MAX):
             pass
@@ -295,11 +294,12 @@ class Actor:
     def _arm(self, now: float) -> None:
         """Wake up at the node's deadline. A timer that is early does no harm, so it is only ever moved forward."""
         due = self.node.deadline()
-        if due >= self._timer_at:
+        if self._timer is not None and due >= self._timer_at:
             return
         self._disarm()
-        self._timer_at = max(due, now + TIMER_S_MIN)
-        self._timer = self.loop.call_at(self._timer_at, self._alarm)
+        if due < inf:
+            self._timer_at = max(due, now + TIMER_S_MIN)
+            self._timer = self.loop.call_at(self._timer_at, self._alarm)
 
     def _disarm(self) -> None:
         if self._timer is not None:
@@ -307,13 +307,9 @@ class Actor:
         self._timer, self._timer_at = None, inf
 
     def _alarm(self) -> None:
-        if not self._running:
-            return
-        now = self._time()
-        if now - self._timer_at > limits.PAUSE_S:
-            self._overdue(now)
-        self._timer, self._timer_at = None, inf
-        self._end_turn()
+        self._timer = None
+        if self._running:
+            self._end_turn()
 
     # --- Effects -----------------------------------------------------------------------------------------
 

@@ -92,7 +92,8 @@ class Claims:
         theirs = {(leg.request, leg.attempt): leg for leg in sync.legs}
         ours = self._by_peer.get(peer, {})
         unknown = [leg for name, leg in theirs.items() if name not in ours]
-        vanished = [claim for name, claim in ours.items() if claim.ordinal <= sync.submits and name not in theirs]
+        missing = [claim for name, claim in ours.items() if claim.ordinal <= sync.submits and name not in theirs]
+        vanished = [claim for claim in missing if claim.state is not Leg.SETTLING]  # that one has ended, as we know
         return unknown, vanished
 
     def drop_peer(self, peer: int) -> list[Claim]:

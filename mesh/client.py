@@ -21,7 +21,7 @@ from mesh.actor import Actor
 from mesh.context import Context
 from mesh.core import Ask, Want
 from mesh.endpoint import check_name
-from mesh.failures import InvalidRequest, MeshError, Unavailable
+from mesh.failures import DeadlineExceeded, InvalidRequest, MeshError, Unavailable
 from mesh.options import Options
 from mesh.placement import POLICIES
 from mesh.stream import Stream
@@ -126,6 +126,8 @@ class Client:
         instance; one that is asked for directly is not waited for once others were seen. `window`: how many items
         may be on their way or unread.
         """
+        if context is not None and context.remaining_s == 0:
+            raise DeadlineExceeded(f"{self.endpoint}: not asked, the time of its context is up", Reason.DEADLINE)
         if patience_s is None:
             patience_s = 0.0 if instance and self.endpoint in self._actor.seen else PATIENCE_S
         ask = Ask(

@@ -9,15 +9,16 @@ async def generate(request: Greeting, context: Context):
 hello.run()                       # or: wiremesh run module:hello
 """
 
-import asyncio
 import sys
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from mesh.endpoint import Checkpoint, Endpoint, check_name, check_part, define
+from mesh.endpoint import Endpoint, check_name, check_part, define
 
 if TYPE_CHECKING:
+    import asyncio
+
     from mesh.actor import Actor
     from mesh.client import Client, Mesh
     from mesh.options import Options
@@ -27,8 +28,6 @@ FORCED_S = 6.0  # after the grace: the core waits 5 s for handlers that ignore t
 EXIT_CRASHED = 70  # EX_SOFTWARE
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
-
-__all__ = ["Checkpoint", "Component", "Serving", "serve"]
 
 
 class Component:
@@ -110,6 +109,8 @@ class Serving:
 
 def serve(component: Component, options: "Options") -> int:
     """Serve until a signal, then drain; returns the exit code of the process."""
+    import asyncio
+
     from mesh import logs, process
 
     logs.configure(options.log_format)
@@ -138,8 +139,10 @@ def _ready(component: Component, actor: "Actor") -> str:
     return f"{component.name} is ready: node {settings.node:016x} ({settings.name}) serves {names}; {actor.describe()}"
 
 
-def _new_loop() -> asyncio.AbstractEventLoop:
+def _new_loop() -> "asyncio.AbstractEventLoop":
     """uvloop where there is one: it halves the cost of a turn."""
+    import asyncio
+
     try:
         import uvloop
     except ImportError:

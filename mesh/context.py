@@ -4,10 +4,11 @@ One class for both ends: a handler is given one, and a caller may make one. A st
 reaches every request that was made with it, and so travels down a chain of components.
 """
 
-import asyncio
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    import asyncio
+
     from mesh.client import Client, Mesh
 
 
@@ -37,7 +38,7 @@ class Context:
         mesh: "Mesh | None" = None,
     ) -> None:
         if timeout_s is not None:
-            deadline = asyncio.get_running_loop().time() + timeout_s
+            deadline = _loop().time() + timeout_s
         self.deadline = deadline  # on the event loop's clock; None without one
         self.metadata = dict(metadata or {})  # travels with every request made with this context
         self.trace = trace  # W3C traceparent
@@ -67,13 +68,13 @@ class Context:
         """Seconds until the deadline, never negative; None without one."""
         if self.deadline is None:
             return None
-        return max(0.0, self.deadline - asyncio.get_running_loop().time())
+        return max(0.0, self.deadline - _loop().time())
 
     async def until_stopped(self) -> None:
         """Return when the request is stopped or killed."""
         if self._stopped:
             return
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiter: asyncio.Future[None] = _loop().create_future()
         self._waiters.append(waiter)
         try:
             await waiter
@@ -144,3 +145,9 @@ class Context:
             if not waiter.done():
                 waiter.set_result(None)
         self._waiters.clear()
+
+
+def _loop() -> "asyncio.AbstractEventLoop":
+    import asyncio  # Takes longer to load than all else that a component's definition needs.
+
+    return asyncio.get_running_loop()

@@ -1,7 +1,10 @@
 """Pure. What a Hello says, and whether one may come in. Functions of the Hello and our own settings."""
 
+from msgspec import structs
+
 from mesh.settings import Settings
-from proto.errors import Reason
+from proto import codec, limits
+from proto.errors import LocalError, Reason
 from proto.messages import Hello, Record
 from proto.version import FEATURES, MAGIC, negotiate
 
@@ -15,12 +18,26 @@ def hello(settings: Settings, session: int, destination: int, draining: bool) ->
         session=session,
         destination=destination,
         role=int(settings.role),
-        record=settings.record(),
+        record=structs.replace(settings.record(), endpoints=[]),  # the offers say it
         offers=list(settings.offers),
         features=list(FEATURES),
         beat_ms=settings.beat_ms,
         draining=draining,
     )
+
+
+def checked(settings: Settings) -> Settings:
+    """The settings, if others will accept our Hello; raises LocalError."""
+    size_bytes = len(codec.encode(limits.SEQUENCE_MAX, hello(settings, 2**63, 2**63, False)))
+    if len(settings.offers) > limits.OFFERS_MAX or size_bytes > limits.HELLO_BYTES_MAX:
+        text = f"{len(settings.offers)} endpoints, {size_bytes} bytes with their names: split them over several nodes"
+        raise LocalError(Reason.TOO_LARGE, text)
+    return settings
+
+
+def record_of(theirs: Hello) -> Record:
+    """The sender's record, with the endpoints that its offers name."""
+    return structs.replace(theirs.record, endpoints=[offer.endpoint for offer in theirs.offers])
 
 
 def version(theirs: Hello, settings: Settings) -> int | None:

@@ -132,6 +132,7 @@ class Holder:
     def _accept(self, name: LegName, message: Submit, now: float) -> None:
         deadline = now + message.deadline_ms / 1000 if message.deadline_ms else inf
         tokens = list(codec.unpack(message.resume.tokens)) if message.resume else []
+        message.prompt = codec.unpack(message.prompt)  # bytes that are no tokens are its sender's fault: find out now
         held = self.legs[name] = Held(name, message, self._offers[message.endpoint], tokens, deadline)
         held.state = send(HOLDER, held.state, Verb.ACCEPT)
         self._audit.held(*_fields(name))
@@ -358,6 +359,8 @@ class Holder:
         if held.started:
             held.halting = reason
             self._out.append(Halt(held.name))
+        elif reason is Reason.DRAIN:
+            self._hand_over(held, reason, now)  # its handler has ended, but its reader is behind
         elif held.end is None or held.pending:
             held.pending.clear()
             held.end = (reason, "", "", False)

@@ -1,14 +1,15 @@
 """Shell. ZeroMQ sockets: one ROUTER that only receives, one DEALER per session that only sends.
 
 A DEALER is a session: it never reconnects, and its descriptor tells of its death. ZeroMQ's descriptors tell only of
-changes, and every call on a socket may swallow one, so the inbox is drained until it is empty and each DEALER that was
-sent to is looked at once more at the end of the turn. Nothing here knows what a frame means.
+changes, and a call on a socket may swallow one: so the inbox is drained until it is empty. A DEALER needs no second
+look after a send: one that swallows the news of a death fails for it. Nothing here knows what a frame means.
 """
 
 import asyncio
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from types import MethodType
 from typing import TYPE_CHECKING
 
 import zmq
@@ -70,7 +71,6 @@ async def terminate(context: "zmq.Context[Socket]") -> None:
 def _profile(socket: Socket) -> None:
     """What all our sockets share."""
     socket.linger = 0
-    socket.setsockopt(zmq.IPV6, 1)
     socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
     socket.setsockopt(zmq.HEARTBEAT_TTL, HEARTBEAT_TTL_MS)
@@ -79,6 +79,11 @@ def _profile(socket: Socket) -> None:
     socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, KEEPALIVE_IDLE_S)
     socket.setsockopt(zmq.TCP_KEEPALIVE_INTVL, KEEPALIVE_INTERVAL_S)
     socket.setsockopt(zmq.TCP_KEEPALIVE_CNT, KEEPALIVE_COUNT)
+
+
+def _set_family(socket: Socket, address: str) -> None:
+    """IPv6 only where it was asked for: with it, 'localhost' is ::1, and 127.0.0.1 becomes ::ffff:127.0.0.1."""
+    socket.setsockopt(zmq.IPV6, int(address.startswith("tcp://[")))
 
 
 class Inbox:
@@ -113,6 +118,7 @@ class Inbox:
         return tuple(bound[address] for address in addresses)
 
     def _bind(self, address: str) -> str:
+        _set_family(self._socket, address)
         with private_umask():
             self._socket.bind(address)
         return self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
@@ -156,7 +162,7 @@ class _Dealer:
 
     def __init__(self, socket: Socket) -> None:
         self.socket = socket
-        self.send = socket.send
+        self.send = MethodType(zmq.backend.Socket.send, socket)  # the wrapper around it costs as much again
         self.descriptor: int = socket.FD
         self.burst = 0  # frames since `burst_at`: tells a full queue from a dead link
         self.burst_at = 0.0
@@ -179,7 +185,6 @@ class Outboxes:
         self._key = key
         self._send_frames_max = send_frames_max
         self._dealers: dict[int, _Dealer] = {}
-        self._sent_to: dict[int, _Dealer] = {}
 
     def __len__(self) -> int:
         return len(self._dealers)
@@ -195,10 +200,10 @@ class Outboxes:
             self._down(session, Reason.UNREACHABLE)
             return
         self._loop.add_reader(dealer.descriptor, self._look, session)
-        self._sent_to[session] = dealer
 
     def _configure(self, socket: Socket, address: str) -> None:
         _profile(socket)
+        _set_family(socket, address)
         socket.setsockopt(zmq.RECONNECT_IVL, -1)
         socket.setsockopt(zmq.IMMEDIATE, 0)
         socket.setsockopt(zmq.CONNECT_TIMEOUT, CONNECT_MS)
@@ -218,34 +223,33 @@ class Outboxes:
         try:
             dealer.send(frame, _NOBLOCK)
         except zmq.Again:
-            full = dealer.burst >= self._send_frames_max
-            self._down(session, Reason.OVERFLOW if full else Reason.LINK_LOST)
+            self._tell(session, dealer)
             return False
         dealer.burst += 1
-        self._sent_to[session] = dealer
+        if dealer.burst > self._send_frames_max:
+            self._renew(dealer)
         return True
 
-    def end_turn(self, now: float) -> None:
-        """Look at each session that was sent to: the send may have swallowed the news of its death."""
-        if not self._sent_to:
-            return
-        sent_to, self._sent_to = self._sent_to, {}
-        for session, dealer in sent_to.items():
-            if now - dealer.burst_at > BURST_S:
-                dealer.burst, dealer.burst_at = 0, now
-            self._look(session)
+    def _renew(self, dealer: _Dealer) -> None:
+        """So many frames that the queue may be full, unless they took their time."""
+        now = self._loop.time()
+        if now - dealer.burst_at > BURST_S:
+            dealer.burst, dealer.burst_at = 0, now
 
     def _look(self, session: int) -> None:
         dealer = self._dealers.get(session)
         if dealer is not None and not dealer.socket.get(_EVENTS) & _POLLOUT:  # type: ignore[operator]
-            full = dealer.burst >= self._send_frames_max
-            self._down(session, Reason.OVERFLOW if full else Reason.LINK_LOST)
+            self._tell(session, dealer)
+
+    def _tell(self, session: int, dealer: _Dealer) -> None:
+        """ZeroMQ does not say whether a queue that takes no more is full or nobody's."""
+        full = dealer.burst >= self._send_frames_max
+        self._down(session, Reason.OVERFLOW if full else Reason.LINK_LOST)
 
     def close(self, session: int, linger_ms: int = 0) -> None:
         """Close a session; what is queued gets `linger_ms` to leave."""
         dealer = self._dealers.pop(session, None)
         if dealer is not None:
-            self._sent_to.pop(session, None)
             self._loop.remove_reader(dealer.descriptor)
             dealer.socket.close(linger_ms)
 

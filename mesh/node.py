@@ -11,6 +11,7 @@ from typing import Any
 
 from msgspec import structs
 
+from mesh import hellos
 from mesh.core import (
     Abandon,
     Announce,
@@ -63,7 +64,7 @@ class Node:
     """One node of the mesh."""
 
     def __init__(self, settings: Settings, now: float) -> None:
-        self.settings = settings
+        self.settings = hellos.checked(settings)
         self.stats: dict[str, int] = {}
         self._out: list[Effect] = []
         self._requests = 0
@@ -79,7 +80,7 @@ class Node:
             Heard: self.peers.heard,
             Garbled: lambda event, now: self.peers.garbled(event.zid, event.reason, now),
             LinkDown: lambda event, now: self.peers.link_down(event.session, event.reason, now),
-            Found: lambda event, now: self.peers.found(event.record, now),
+            Found: self._found,
             Lost: lambda event, now: self.peers.unfound(event.node),
             Seed: lambda event, now: self.peers.seed(event.address, now),
             Want: self._want,
@@ -125,7 +126,7 @@ class Node:
         self.owner.check()
         self.holder.check()
         for peer in self.owner.claims.peers():
-            assert self.peers.live(peer) is not None, "legs on a peer that is not live"
+            assert self._departed or self.peers.live(peer) is not None, "legs on a peer that is not live"
 
     # --- Questions ---------------------------------------------------------------------------------------
 
@@ -215,6 +216,10 @@ class Node:
             if nodes != self._instances.get(endpoint, ()):
                 self._instances[endpoint] = nodes
                 self._out.append(Instances(endpoint, nodes))
+
+    def _found(self, event: Found, now: float) -> None:
+        self.peers.found(event.record, now)
+        self.holder.move_on(now)
 
     def _want(self, event: Want, now: float) -> None:
         self.peers.want(event.endpoint, now)

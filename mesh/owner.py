@@ -20,19 +20,7 @@ from mesh.request import Request
 from mesh.timers import Timers
 from proto import codec, limits
 from proto.errors import Reason, RemoteError
-from proto.messages import (
-    Accept,
-    Cancel,
-    Cancelled,
-    Chunk,
-    End,
-    Error,
-    Migrate,
-    Part,
-    Reject,
-    Strength,
-    Sync,
-)  # fmt: skip
+from proto.messages import Accept, Cancel, Cancelled, Chunk, End, Error, Migrate, Part, Reject, Strength, Sync
 from proto.request import OWNER, Leg, Verb, send
 
 MIGRATIONS_MAX = 64  # moves that a holder asked for: a rolling restart of that many nodes during one request
@@ -188,7 +176,7 @@ class Owner:
             claim.receive(Verb.ACCEPT)
             request = self._current(claim)
             if request is not None:
-                request.heard, request.rejects = now, 0
+                request.heard, request.rejects, request.pinned = now, 0, 0
 
     def _chunk(self, peer: int, message: Chunk, now: float) -> None:
         for part in message.parts:
@@ -236,7 +224,7 @@ class Owner:
         if message.position > request.position:
             self._count("requests.gaps")
             self._move(request, Reason.GAP, now)
-        elif message.position < request.position:
+        elif message.position < request.position and not request.stopping:
             text = f"it ended after {message.position} units, {request.position} were delivered before it moved"
             self._finish(request, Reason.FAILED, now, text=text)
         else:
@@ -272,10 +260,14 @@ class Owner:
             return
         self._count("requests.migrated")
         start = request.position
-        tokens = request.take_over(message.resume)
+        request.exclude(peer, now)
+        try:
+            tokens = request.take_over(message.resume)
+        except RemoteError:
+            self._lost(request, Reason.ILLEGAL, peer, now)
+            raise
         if tokens:
             self._out.append(Deliver(request.number, start, (), tokens))
-        request.exclude(peer, now)
         request.migrations += 1
         if request.stopping:
             self._finish(request, Reason.STOPPED, now)
@@ -309,7 +301,10 @@ class Owner:
             request = self._current(claim)
             if request is not None:
                 request.claim = None
-                self._lost(request, reason, peer, now)
+                if reason is Reason.LEFT and claim.state is Leg.SUBMITTED:
+                    self._place(request, now)  # an Accept would have come before the Bye: nothing of it was started
+                else:
+                    self._lost(request, reason, peer, now)
 
     def peer_hung(self, peer: int, now: float) -> None:
         """What can go on elsewhere does; the rest waits for the engine or for its deadline."""
@@ -356,7 +351,7 @@ class Owner:
     def _look_at_stall(self, request: Request, now: float) -> None:
         due = request.heard + request.ask.stall_s
         if now < due or request.claim is None:
-            self._timers.set((STALL, request.number), max(due, now + request.ask.stall_s))
+            self._timers.set((STALL, request.number), due if due > now else now + request.ask.stall_s)
         elif request.resumable:
             self._move(request, Reason.STALLED, now)
         else:

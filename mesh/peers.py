@@ -220,7 +220,7 @@ class Peers:
         if hello.record.node == self._settings.node:
             self._seeds.forget(self._seeds.address_of(hello.session))
             return
-        peer = self.found(hello.record, now)
+        peer = self.found(hellos.record_of(hello), now)
         if peer is None:
             self._count("peers.refused")
         elif hello.destination == 0:
@@ -299,6 +299,7 @@ class Peers:
     def _gossip(self, peer: Peer, message: Gossip, now: float) -> None:
         for record in message.records:
             self.found(record, now)
+        self.inner.append(PeerChanged(peer.node))  # while we leave, somebody new may take over
 
     def _reset(self, message: Reset, now: float) -> None:
         """A peer says that our session is void. Who does not know its number cannot end it."""
@@ -342,7 +343,7 @@ class Peers:
             self._sessions.unbind(peer)
             self._count(f"peers.down.{reason.label}")
             self.inner.append(PeerDown(peer.node, reason))
-            self._seeds.peer_lost(peer.node, now)
+        self._seeds.peer_lost(peer.node, now)  # also one that answered a probe and died before it was up
 
     # --- Timers: what a peer's one timer means in each state --------------------------------------------
 

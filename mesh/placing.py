@@ -48,7 +48,7 @@ class Placing:
 
     def verdict(self, request: Request) -> tuple[Reason, str]:
         """Why nobody took it."""
-        endpoint, pinned = request.ask.endpoint, request.ask.pinned
+        endpoint, pinned = request.ask.endpoint, request.pinned
         live = ", ".join(peer.name for peer in self._serving(endpoint)) or "none"
         if request.rejects:
             return Reason.BUSY, f"every instance of {endpoint} is busy; live: {live}"
@@ -58,7 +58,7 @@ class Placing:
 
 
 def _can_take(peer: Peer, request: Request, now: float) -> bool:
-    return peer.ready and request.excluded.get(peer.node, 0.0) <= now and request.ask.pinned in (0, peer.node)
+    return peer.ready and request.excluded.get(peer.node, 0.0) <= now and request.pinned in (0, peer.node)
 
 
 def _patient_until(request: Request) -> float:

@@ -19,8 +19,8 @@ class Request:
 
     __slots__ = (
         "ask", "attempt", "checkpoint", "checkpoint_position", "claim", "consumed", "deadline", "excluded", "heard",
-        "migrations", "moves", "nodes", "number", "position", "rejects", "resumable", "retry_ms", "started", "stopping",
-        "tokens", "waiting",
+        "migrations", "moves", "nodes", "number", "pinned", "position", "rejects", "resumable", "retry_ms", "started",
+        "stopping", "tokens", "waiting",
     )  # fmt: skip
 
     def __init__(self, ask: Ask, now: float) -> None:
@@ -32,6 +32,7 @@ class Request:
         self.tokens: list[int] = []  # all delivered tokens: what a next holder goes on from
         self.checkpoint: bytes | None = None
         self.checkpoint_position = 0
+        self.pinned = ask.pinned  # where it has to begin; once it has begun it may move
         self.attempt = 0
         self.claim: Claim | None = None  # the current leg
         self.waiting = False
@@ -85,6 +86,8 @@ class Request:
     def take(self, part: Part) -> Units:
         """Append what continues the request: what is new of this part. The caller has excluded a gap."""
         tokens, items = codec.unpack(part.tokens), part.items or []
+        if (items and (tokens or self.tokens)) or (tokens and len(self.tokens) < self.position):
+            raise RemoteError(Reason.ILLEGAL, "tokens and items in one stream")
         end = part.position + (len(tokens) or len(items))
         known = self.position - part.position
         fresh = (tokens[known:], items[known:]) if end > self.position else ([], [])

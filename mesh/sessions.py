@@ -95,6 +95,7 @@ class Sessions:
         """Open our half, and finish the other one if it waits for that."""
         address = hellos.choose_address(peer.record, self._settings.host, peer.address_turn)
         if address is None:
+            self.timers.set(peer.node, now + limits.BACKOFF_MAX_S)  # a newer record may say where; or it is forgotten
             return
         peer.address_turn += 1
         peer.session = self.open(address, peer.node)

@@ -8,7 +8,7 @@ KIB = 1024
 MIB = 1024 * KIB
 
 # --- Frames ------------------------------------------------------------------------------------
-FRAME_BYTES_MAX = 8 * MIB  # the inbox's MAXMSGSIZE: a 1M-token prompt packed is 4 MiB, twice that is slack
+FRAME_BYTES_MAX = 16 * MIB  # the inbox's MAXMSGSIZE: a 1M-token prompt, its partial state and a payload are 13 MiB
 HELLO_BYTES_MAX = 16 * KIB  # all that a stranger may make us decode: 128 offers and 8 addresses fit
 CHUNK_BYTES_TARGET = 256 * KIB  # a larger batch is cut here, so that a Ping never waits behind megabytes
 UNKNOWN_TAG_BYTES_MAX = 64 * KIB  # an optional message that we do not know gets no more of our time
@@ -27,6 +27,7 @@ ITEMS_MAX = 4_096  # items of one stream in one Chunk
 GRANTS_MAX = 4_096  # streams in one Credit
 LEGS_MAX = 65_536  # legs of one peer pair: what one Sync can list
 RECORDS_MAX = 1_024  # nodes in one Gossip: a few hundred nodes is what a mesh is built for
+RECORDS_SENT_MAX = 128  # how many we put into one
 OFFERS_MAX = 128  # endpoints of one node
 ADDRESSES_MAX = 8  # ways to reach one node: one ipc, a few interfaces
 FEATURES_MAX = 32  # names in a Hello
@@ -44,7 +45,7 @@ ADDRESS_CHARS_MAX = 256  # a host name has at most 253 characters
 # --- Time --------------------------------------------------------------------------------------
 BEAT_MS = 500  # a ping per peer: cheap (two messages of 40 bytes), and a third of the suspicion time
 BEAT_MS_MIN = 50  # a peer that asks for more pings than that is refused
-BEAT_MS_MAX = 10_000
+BEAT_MS_MAX = 10_000  # slower than that detects nothing
 SUSPECT_S = 1.5  # three beats of silence: no new work goes there
 DEAD_S = 3.0  # six beats: its sessions are void. A false alarm costs one recompute and no token
 HUNG_S = 5.0  # work but no progress for that long: the loop lives, the engine does not
@@ -63,8 +64,8 @@ FENCES_MAX = 10_000  # connections remembered whose session is void
 TOMBSTONES_MAX = 65_536  # legs remembered after their end, for cancels and submits that come late
 TOMBSTONE_S = 60.0  # no message is under way for longer than the longest link timeout
 
-assert TOKENS_MAX * 4 < FRAME_BYTES_MAX, "the longest prompt must fit in a frame"
-assert PAYLOAD_BYTES_MAX + STATE_BYTES_MAX < FRAME_BYTES_MAX, "a migrated request must fit in a frame"
+assert TOKENS_MAX * 4 * 2 + PAYLOAD_BYTES_MAX + STATE_BYTES_MAX < FRAME_BYTES_MAX, "any Submit must fit in a frame"
+assert RECORDS_SENT_MAX * OFFERS_MAX * NAME_CHARS_MAX * 2 < FRAME_BYTES_MAX, "so must any Gossip that we send"
 assert ITEM_BYTES_MAX + STATE_BYTES_MAX + CHUNK_BYTES_TARGET < FRAME_BYTES_MAX, "so must its largest chunk"
 assert BEAT_MS_MIN <= BEAT_MS <= BEAT_MS_MAX
 assert SUSPECT_S * 1000 >= 3 * BEAT_MS, "two lost beats are not suspicious"

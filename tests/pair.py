@@ -173,6 +173,13 @@ class Wire:
         self.now = end
         self.settle()
 
+    def wait_for(self, node: int, peer: int, state: str, at_most_s: float = 60.0) -> None:
+        """Let time pass until one node sees another in this state, to a hundredth of a second."""
+        end = self.now + at_most_s
+        while self.state(node, peer) != state:
+            assert self.now < end, f"{self.state(node, peer)!r} for {at_most_s:g} s, never {state!r}"
+            self.advance(0.01)
+
     def hold(self, source: int, target: int) -> None:
         """Keep back what goes from one node to another."""
         self._held.add((source, target))

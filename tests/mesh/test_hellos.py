@@ -43,8 +43,9 @@ def test_one_of_our_own_is_welcome() -> None:
 
 def test_it_says_who_we_are() -> None:
     hello = hellos.hello(settings(), session=5, destination=2, draining=True)
-    assert hello.record == settings().record()
-    assert hello.offers == [Offer("a.b.c")] and hello.record.endpoints == ["a.b.c"]
+    assert hellos.record_of(hello) == settings().record()
+    assert hello.record.endpoints == [], "the offers say it: no name travels twice"
+    assert hello.offers == [Offer("a.b.c")]
     assert (hello.session, hello.destination, hello.draining) == (5, 2, True)
     assert codec.decode(codec.encode(1, hello)) == (1, hello)
 

@@ -4,6 +4,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from mesh.core import (
     Close,
@@ -51,12 +52,10 @@ def test_silence_is_suspicious_first_and_deadly_later(wire: Wire) -> None:
     wire.advance(5.0)
     wire.freeze(worker)
     heard = wire.now
-    while wire.state(client, worker) == "up":
-        wire.advance(0.01)
+    wire.wait_for(client, worker, "suspect")
     assert limits.SUSPECT_S - 0.5 <= wire.now - heard <= limits.SUSPECT_S + 0.5
     assert wire.nodes[client].instances(ECHO) == (), "no new work"
-    while wire.state(client, worker) == "suspect":
-        wire.advance(0.01)
+    wire.wait_for(client, worker, "backoff")
     assert limits.DEAD_S - 0.5 <= wire.now - heard <= limits.DEAD_S + 0.5
     assert wire.stat(client, "peers.down.silent") == 1
 
@@ -82,9 +81,7 @@ def busy_engine(wire: Wire) -> tuple[int, int, int]:
 def test_a_hung_engine_is_found_although_its_loop_answers(wire: Wire) -> None:
     client, worker, _ = busy_engine(wire)
     since = wire.now
-    while wire.state(client, worker) == "up":
-        wire.advance(0.1)
-    assert wire.state(client, worker) == "hung"
+    wire.wait_for(client, worker, "hung")
     assert limits.HUNG_S - 1 <= wire.now - since <= limits.HUNG_S + 1
     assert wire.nodes[client].instances(COUNT) == ()
 
@@ -109,6 +106,15 @@ def test_an_idle_engine_does_not_hang(wire: Wire) -> None:
     client, worker = pair(wire)
     wire.tell(worker, Progressed(1))
     wire.advance(3 * limits.HUNG_S)
+    assert wire.state(client, worker) == "up"
+
+
+def test_an_engine_that_was_idle_for_long_has_its_time_when_work_comes(wire: Wire) -> None:
+    client, worker = pair(wire)
+    wire.tell(worker, Progressed(1))
+    wire.advance(3 * limits.HUNG_S)
+    wire.ask(client, ECHO)
+    wire.advance(limits.HUNG_S - 1)
     assert wire.state(client, worker) == "up"
 
 
@@ -304,3 +310,15 @@ def test_a_node_that_is_gone_says_and_does_nothing_more(wire: Wire) -> None:
     assert wire.nodes[worker].deadline() == float("inf")
     assert wire.tell(worker, Found(wire.nodes[client].record())) == []
     assert not [effect for effect in wire.effects[-1:] if isinstance(effect, Transmit)]
+
+
+def test_a_peer_that_can_no_longer_be_dialled_is_forgotten_too(wire: Wire) -> None:
+    """Its newest record names no address that we can use: no dial, but no peer for ever either."""
+    client, worker = pair(wire)
+    record = wire.nodes[worker].record()
+    wire.crash(worker)
+    wire.tell(client, Found(structs.replace(record, addresses=["ipc:///elsewhere"], host="there")))
+    wire.advance(limits.FORGET_S - 2)
+    assert wire.state(client, worker) == "backoff"
+    wire.advance(limits.BACKOFF_MAX_S + 3)
+    assert wire.state(client, worker) == ""

@@ -24,14 +24,13 @@ def test_a_limit_is_a_positive_number_with_a_unit(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_limit_has_its_reason_beside_it(name: str) -> None:
     line = next(line for line in SOURCE.read_text().splitlines() if re.match(rf"{name} = ", line))
-    if name not in ("BEAT_MS_MAX",):
-        assert "# " in line, f"why {name}?"
+    assert "# " in line, f"why {name}?"
 
 
 BROKEN = {
     "FRAME_BYTES_MAX": "4 * MIB",
     "PAYLOAD_BYTES_MAX": "8 * MIB",
-    "ITEM_BYTES_MAX": "7 * MIB",
+    "ITEM_BYTES_MAX": "15 * MIB",
     "BEAT_MS_MIN": "501",
     "SUSPECT_S": "1.0",
     "DEAD_S": "1.5",

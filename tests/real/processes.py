@@ -19,7 +19,7 @@ class Child:
 
     def __init__(self, *words: object, environment: Mapping[str, str] | None = None) -> None:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("WIREMESH_")}
-        clean |= {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **(environment or {})}
+        clean |= {"PYTHONPATH": str(ROOT), **(environment or {})}
         self.text = ""
         self._process = subprocess.Popen(
             [sys.executable, *map(str, words)], env=clean, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -38,9 +38,9 @@ class Child:
         """The first line that contains `part`, waited for."""
         end = time.monotonic() + timeout_s
         while True:
-            for line in self.text.splitlines():
-                if part in line:
-                    return line
+            for line in self.text.splitlines(keepends=True):
+                if part in line and line.endswith("\n"):  # What is not complete may go on.
+                    return line.rstrip("\n")
             if not self._read(end - time.monotonic()):
                 raise AssertionError(f"no line with {part!r} in:\n{self.text}")
 

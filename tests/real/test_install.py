@@ -72,3 +72,9 @@ def test_every_module_and_example_is_in_the_wheel(environment: Path) -> None:
         wanted = [path for path in (ROOT / package).rglob("*") if path.suffix in {".py", ".md", ".sh"}]
         missing = [path for path in wanted if not (site / path.relative_to(ROOT)).exists()]
         assert not missing
+
+
+def test_an_example_can_be_run_by_name(environment: Path, tmp_path: Path) -> None:
+    done = run(environment / "bin/wiremesh", "run", "launch.examples.hello_world.server:nobody", folder=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "it has: hello" in done.stderr  # So it was found, imported, and did not serve by itself.
