@@ -80,7 +80,7 @@ async def time_to_notice(mesh: str, client: Client, number: signal.Signals) -> f
         began = time.perf_counter()
         process.send_signal(number)
         while client.instances():
-            await client._actor.changed(client.endpoint)
+            await client.changed()
         return time.perf_counter() - began
     finally:
         process.kill()

@@ -70,12 +70,17 @@ class Client:
         """The nodes that would take a request now."""
         return self._actor.node.instances(self.endpoint)
 
+    async def changed(self) -> tuple[int, ...]:
+        """Return the instances when they have changed."""
+        await self._actor.changed(self.endpoint)
+        return self.instances()
+
     async def ready(self, count: int = 1, timeout_s: float | None = None) -> tuple[int, ...]:
         """Return the instances once there are `count`. Raises Unavailable after `timeout_s`."""
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 while len(self.instances()) < count:
-                    await self._actor.changed(self.endpoint)
+                    await self.changed()
                 return self.instances()
         found = len(self.instances())
         raise Unavailable(

@@ -350,7 +350,8 @@ class Holder:
         """Hand over what can be, and fail the rest: it had its time."""
         self._grace_ends = inf
         for held in list(self.legs.values()):
-            self._halt(held, Reason.DRAIN if held.resumable() else Reason.DRAINING, now)
+            last = Reason.STOPPED if held.state is Leg.STOPPING else Reason.DRAINING
+            self._halt(held, Reason.DRAIN if held.resumable() else last, now)
 
     def _halt(self, held: Held, reason: Reason, now: float) -> None:
         """End a leg for a reason of ours."""
@@ -361,6 +362,8 @@ class Holder:
             self._out.append(Halt(held.name))
         elif reason is Reason.DRAIN:
             self._hand_over(held, reason, now)  # its handler has ended, but its reader is behind
+        elif reason is Reason.DRAIN:
+            self._hand_over(held, reason, now)  # its handler is done, but its reader is behind
         elif held.end is None or held.pending:
             held.pending.clear()
             held.end = (reason, "", "", False)

@@ -250,7 +250,8 @@ class Owner:
         if request.stopping:
             self._finish(request, Reason.STOPPED, now)
         elif final:
-            self._finish(request, reason, now, text=message.text)
+            told = Reason.UNAVAILABLE if reason in (Reason.DRAINING, Reason.NO_ENDPOINT, Reason.STALE) else reason
+            self._finish(request, told, now, text=message.text)
         else:
             self._place(request, now)
 
