@@ -362,8 +362,6 @@ class Holder:
             self._out.append(Halt(held.name))
         elif reason is Reason.DRAIN:
             self._hand_over(held, reason, now)  # its handler has ended, but its reader is behind
-        elif reason is Reason.DRAIN:
-            self._hand_over(held, reason, now)  # its handler is done, but its reader is behind
         elif held.end is None or held.pending:
             held.pending.clear()
             held.end = (reason, "", "", False)
