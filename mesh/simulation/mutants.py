@@ -1,0 +1,101 @@
+"""Shell. Runs the simulator against broken cores and counts how many it notices. The tree itself is never changed.
+
+Each mutant has a process of its own, into which the patched source is loaded in place of the file.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from importlib.util import spec_from_file_location
+from pathlib import Path
+from types import CodeType
+from typing import Any
+
+from mesh.simulation.mutations import MUTATIONS, Mutation
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+PROFILES = ("chaos", "chaos", "chaos", "calm", "drain", "seeds", "skew", "chaos")  # in turns
+GOAL = 0.95
+
+
+class Patched(SourceFileLoader):
+    """Loads a module from its source with one change."""
+
+    def __init__(self, name: str, path: str, mutation: Mutation) -> None:
+        super().__init__(name, path)
+        self._mutation = mutation
+
+    def get_code(self, fullname: str) -> CodeType:
+        """The code of the changed source; never from a cache."""
+        text = Path(self.path).read_text(encoding="utf-8")
+        assert text.count(self._mutation.old) == 1, f"{self._mutation.name} does not fit {self.path} any more"
+        code: CodeType = self.source_to_code(text.replace(self._mutation.old, self._mutation.new).encode(), self.path)
+        return code
+
+
+class Finder(MetaPathFinder):
+    """Finds the one module that is changed."""
+
+    def __init__(self, mutation: Mutation) -> None:
+        self._mutation = mutation
+        self.module = mutation.file.removesuffix(".py").replace("/", ".")
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
+        """Its spec; nothing for others."""
+        if fullname != self.module:
+            return None
+        file = str(ROOT / self._mutation.file)
+        return spec_from_file_location(fullname, file, loader=Patched(fullname, file, self._mutation))
+
+
+def hunt(name: str, seeds: int) -> dict[str, Any]:
+    """In a process of its own: the first seed that notices this mutant."""
+    mutation = next(mutation for mutation in MUTATIONS if mutation.name == name)
+    finder = Finder(mutation)
+    assert finder.module not in sys.modules, f"{finder.module} is loaded already"
+    sys.meta_path.insert(0, finder)
+    from mesh.simulation.draw import draw
+    from mesh.simulation.world import World
+
+    assert finder.module in sys.modules, f"nobody uses {finder.module}"
+    begin = time.monotonic()
+    for seed in range(seeds):
+        result = World(draw(seed, PROFILES[seed % len(PROFILES)])).run()
+        if result.failed:
+            elapsed_s = time.monotonic() - begin
+            return {"name": name, "seed": seed, "invariant": result.invariant, "text": result.text, "s": elapsed_s}
+    return {"name": name, "seed": -1, "invariant": "", "text": mutation.breaks, "s": time.monotonic() - begin}
+
+
+def run(name: str, seeds: int) -> dict[str, Any]:
+    """Start such a process and wait for what it says."""
+    command = [sys.executable, "-m", "mesh.simulation.mutants", name, str(seeds)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    if done.returncode != 0:
+        raise RuntimeError(f"mutant {name} did not run: {done.stderr.strip()[-500:]}")
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def main(seeds: int, only: str, jobs: int) -> int:
+    """All mutants, a line for each; 0 if enough were noticed."""
+    chosen = [mutation.name for mutation in MUTATIONS if only in mutation.name]
+    caught = 0
+    print(f"{'mutant':24} {'seed':>5} {'seconds':>8}  noticed by")
+    with ThreadPoolExecutor(max(1, jobs)) as pool:
+        for future in as_completed([pool.submit(run, name, seeds) for name in chosen]):
+            found = future.result()
+            caught += found["seed"] >= 0
+            how = f"{found['invariant']}: {found['text']}" if found["seed"] >= 0 else f"NOBODY ({found['text']})"
+            print(f"{found['name']:24} {found['seed']:5} {found['s']:8.1f}  {how[:100]}", flush=True)
+    share = caught / max(1, len(chosen))
+    print(f"{caught} of {len(chosen)} noticed within {seeds} seeds each ({share:.0%}; the goal is {GOAL:.0%})")
+    return 0 if chosen and share >= GOAL else 1
+
+
+if __name__ == "__main__":
+    print(json.dumps(hunt(sys.argv[1], int(sys.argv[2]))))

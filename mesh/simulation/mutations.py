@@ -1,0 +1,168 @@
+"""Pure. Broken versions of the cores, one line each, as data. A simulator that misses them would miss real bugs.
+
+`old` must occur exactly once in its file; a test sees to that, so that they do not rot when the cores change.
+"""
+
+from typing import NamedTuple
+
+
+class Mutation(NamedTuple):
+    """One way to break a core."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    breaks: str
+
+
+# fmt: off
+MUTATIONS: tuple[Mutation, ...] = (
+    # --- Streams ----------------------------------------------------------------------------------
+    Mutation("blind_append", "mesh/request.py", "known = self.position - part.position", "known = 0",
+             "what was delivered before is delivered again"),
+    Mutation("stale_attempt", "mesh/owner.py",
+             "return request if request is not None and request.claim is claim else None", "return request",
+             "an old attempt goes on writing to the caller"),
+    Mutation("wrong_checkpoint", "mesh/request.py",
+             "self.checkpoint, self.checkpoint_position = part.checkpoint, end",
+             "self.checkpoint, self.checkpoint_position = part.checkpoint, part.position",
+             "a checkpoint is kept under another position"),
+    Mutation("one_token_short", "mesh/request.py", "return Resume(self.position, codec.pack(self.tokens))",
+             "return Resume(self.position, codec.pack(self.tokens[:-1]))", "a token is missing in the partial state"),
+    Mutation("no_partial_state", "mesh/request.py", "            resume=self._resume(),\n",
+             "            resume=None,\n", "a moved request starts from nothing"),
+    Mutation("old_checkpoint", "mesh/request.py",
+             "if part.checkpoint is not None and end >= self.checkpoint_position:",
+             "if part.checkpoint is not None and not self.checkpoint_position:",
+             "only the first checkpoint is ever kept"),
+    Mutation("tokens_lost_in_migrate", "mesh/request.py", "        self.append(fresh, [])\n",
+             "        self.append([], [])\n", "what a Migrate brings is delivered, but not counted"),
+    Mutation("end_before_parts", "mesh/outgoing.py",
+             "return [*(Chunk(parts) for parts in self._chunks if parts), *self._endings]",
+             "return [*self._endings, *(Chunk(parts) for parts in self._chunks if parts)]",
+             "the End overtakes the last units"),
+    Mutation("stop_is_complete", "mesh/holder.py", "stopped = held.state is Leg.STOPPING", "stopped = False",
+             "a stopped stream claims to be complete"),
+    Mutation("resume_from_next_unit", "mesh/held.py", "self.position = resume.position if resume else 0",
+             "self.position = resume.position + 1 if resume else 0", "a unit is skipped at a resume"),
+    Mutation("checkpoint_ahead", "mesh/holder.py",
+             "held.checkpoint, held.checkpoint_position = checkpoint, held.sent",
+             "held.checkpoint, held.checkpoint_position = checkpoint, held.position",
+             "a Migrate names a checkpoint under another position"),
+    # --- Credit and room --------------------------------------------------------------------------
+    Mutation("credit_ignored", "mesh/held.py", "room, size = self.limit - position,", "room, size = 10**9,",
+             "a slow reader is overrun"),
+    Mutation("credit_never_granted", "mesh/owner.py", "if limit - claim.limit >= (request.ask.window + 1) // 2:",
+             "if limit - claim.limit > request.ask.window:", "a stream stops when its first credit is used up"),
+    Mutation("credit_for_delivered", "mesh/request.py", "return min(self.consumed + self.ask.window,",
+             "return min(self.position + self.ask.window,", "credit does not wait for the reader"),
+    Mutation("never_paused", "mesh/holder.py", "self._out.append(Pause(held.name) if behind else Unpause(held.name))",
+             "self._out.append(Unpause(held.name))", "a handler fills memory that nobody reads"),
+    Mutation("one_slot_too_many", "mesh/slots.py", "return self.running < self._slots_max",
+             "return self.running <= self._slots_max", "more legs run than there are slots"),
+    Mutation("slot_leaks", "mesh/holder.py", "        self.slots.give_back(held.submit.endpoint)\n", "",
+             "a slot is never given back"),
+    Mutation("queue_forgotten", "mesh/holder.py",
+             "        self.slots.give_back(held.submit.endpoint)\n        self._fill()",
+             "        self.slots.give_back(held.submit.endpoint)", "what waits for a slot waits for ever"),
+    # --- Cancel -----------------------------------------------------------------------------------
+    Mutation("cancel_not_sent", "mesh/owner.py",
+             "            self._cancel(request.claim, Strength.KILL, reason, request.position, now)\n",
+             "            pass\n", "the leg of a finished request runs on"),
+    Mutation("stop_not_sent", "mesh/owner.py",
+             "            self._cancel(request.claim, Strength.STOP, Reason.STOPPED, request.position, now)",
+             "            request.claim.due += 0",
+             "a stop never arrives: the stream says that it was stopped, or completes"),
+    Mutation("late_cancel_unanswered", "mesh/holder.py", "        known = self._tombstones.known(name)\n",
+             "        known = self._tombstones.known(name)\n        if known:\n            return\n",
+             "a cancel that crossed the end is never answered"),
+    Mutation("no_tombstone", "mesh/holder.py", "        self._tombstones.add(name, held.sent, now)\n", "",
+             "an ended leg is answered as if it had never been"),
+    Mutation("answered_twice", "mesh/held.py", "for strength in self.due\n", "for strength in self.due * 2\n",
+             "a cancel gets two answers"),
+    Mutation("answered_too_early", "mesh/holder.py", "        if held.started:\n"
+             "            if held.halting is None:",
+             "        if held.started and held.halting is not None:\n            if held.halting is None:",
+             "a cancel is answered while the handler still has the slot"),
+    Mutation("orphans_run_on", "mesh/holder.py",
+             "            held.state = Leg.KILLING\n            self._kill(held, now)",
+             "            held.due.clear()", "the legs of a dead owner run to their end"),
+    Mutation("deadline_not_kept", "mesh/owner.py", "        if request.deadline < inf:\n",
+             "        if request.deadline < 0:\n", "a deadline never ends a request"),
+    Mutation("deadline_not_sent", "mesh/request.py",
+             "            deadline_ms=min(remaining_ms, limits.DEADLINE_MS_MAX),", "            deadline_ms=0,",
+             "a holder does not know the deadline"),
+    Mutation("deadline_renewed", "mesh/request.py", "ceil((self.deadline - now) * 1000)",
+             "ceil(self.ask.timeout_s * 1000)", "each attempt gets the whole time again"),
+    # --- Losing and moving ------------------------------------------------------------------------
+    Mutation("hung_not_moved", "mesh/owner.py",
+             "            if request is not None and request.resumable:\n"
+             "                self._move(request, Reason.HUNG, now)",
+             "            if request is None:\n                continue", "nobody leaves a hung engine"),
+    Mutation("pong_is_progress", "mesh/pulse.py", "moved = pong.progress != peer.progress or idle", "moved = True",
+             "a hung engine looks busy"),
+    Mutation("lost_is_run_again", "mesh/owner.py",
+             "        elif request.resumable:\n            self._again(request, reason, now)",
+             "        elif request.ask.endpoint:\n            self._again(request, reason, now)",
+             "what cannot resume is run a second time"),
+    Mutation("lost_is_the_end", "mesh/owner.py",
+             "        elif request.resumable:\n            self._again(request, reason, now)",
+             "        elif request.moves < 0:\n            self._again(request, reason, now)",
+             "what could resume is given up"),
+    Mutation("refusal_is_final", "mesh/request.py", "or self.rejects >= REJECTS_MAX", "or self.rejects >= 1",
+             "a busy instance fails the request"),
+    Mutation("no_exclusion", "mesh/placing.py", "request.excluded.get(peer.node, 0.0) <= now and", "",
+             "a refused request goes back at once"),
+    Mutation("silence_is_golden", "mesh/pulse.py", "if silent_s >= limits.DEAD_S:",
+             "if silent_s >= 1000 * limits.DEAD_S:", "nobody is ever dead of silence"),
+    Mutation("suspects_get_work", "mesh/peer.py", "return self.state is State.UP and not self.draining",
+             "return self.live and not self.draining", "new work goes to who is silent or hung"),
+    Mutation("pause_blames_others", "mesh/pulse.py", "peer.heard = min(peer.heard + late_s, now)",
+             "peer.heard += 0.0", "who was stopped takes it out on others"),
+    Mutation("no_stall_timer", "mesh/owner.py", "if now < due or request.claim is None:", "if now > 0:",
+             "an impatient caller waits in silence"),
+    Mutation("no_sync", "mesh/audit.py", "if self._mismatches[owner] < MISMATCHES_BEFORE_SYNC:",
+             "if self._mismatches[owner] > 0:", "two views of a pair drift apart for ever"),
+    Mutation("sync_moves_nothing", "mesh/owner.py", "        for claim in vanished:\n",
+             "        for claim in vanished[:0]:\n", "a leg that its holder does not know waits for ever"),
+    # --- Sessions ---------------------------------------------------------------------------------
+    Mutation("new_session_beside_old", "mesh/peers.py",
+             "        if peer.live:\n            self._lost(peer, Reason.FENCED, now)",
+             "        if peer.live and not peer.zid:\n            self._lost(peer, Reason.FENCED, now)",
+             "a new session leaves the state of the old one standing"),
+    Mutation("old_connection_kept", "mesh/peers.py", "        if live:\n            self._sessions.unbind(peer)\n",
+             "        if live:\n", "frames of a void session are taken"),
+    Mutation("legs_survive_peer", "mesh/node.py", "            self.owner.peer_down(event.peer, event.reason, now)\n"
+             "", "", "an owner waits for the dead"),
+    Mutation("seed_asked_once", "mesh/seeds.py", "            if seed.node == node:\n",
+             "            if seed.node == node == 0:\n", "a seed whose node died is never asked again"),
+    Mutation("no_gossip", "mesh/acquaintances.py", "if peer.live and peer is not newcomer]",
+             "if peer.live and peer is newcomer]", "a node hears of nobody"),
+    Mutation("other_mesh_dialled", "mesh/doorman.py",
+             "if record.mesh == self._settings.mesh and record.tag == self._settings.tag:", "if record.mesh:",
+             "a node of another mesh is dialled"),
+    Mutation("version_of_the_newer", "proto/version.py", "highest = min(ours[1], theirs[1])",
+             "highest = max(ours[1], theirs[1])", "an old node is spoken to in a version that it does not know"),
+    Mutation("unknown_is_error", "proto/codec.py", "if not OPTIONAL_TAG_MIN <= tag <= OPTIONAL_TAG_MAX",
+             "if OPTIONAL_TAG_MIN <= tag <= OPTIONAL_TAG_MAX", "a newer node's optional message ends the session"),
+    Mutation("instances_out_of_date", "mesh/node.py",
+             "            self.holder.peer_down(event.peer, now)\n            self._refresh(now)",
+             "            self.holder.peer_down(event.peer, now)", "callers are told of instances that are gone"),
+    # --- Leaving ----------------------------------------------------------------------------------
+    Mutation("leaver_takes_work", "mesh/holder.py", "        if self.leaving:\n            return Reason.DRAINING",
+             "        if self.leaving and not self.legs:\n            return Reason.DRAINING",
+             "who leaves takes new work"),
+    Mutation("leaver_gets_work", "mesh/peers.py", "        peer.draining = True\n", "        peer.draining = False\n"
+             "", "new work goes to who leaves"),
+    Mutation("leaver_fails_all", "mesh/holder.py",
+             "self._halt(held, Reason.DRAIN if held.resumable() else last, now)", "self._halt(held, last, now)",
+             "a drain fails what could move"),
+    Mutation("queue_not_handed_over", "mesh/holder.py",
+             "            if not held.started and held.end is None and held.state is Leg.RUNNING:",
+             "            if not held.started and held.end is None and held.state is Leg.NEW:",
+             "what waits at a leaver is not handed over"),
+    Mutation("bye_is_a_loss", "mesh/owner.py", "if reason is Reason.LEFT and claim.state is Leg.SUBMITTED:",
+             "if reason is Reason.NONE:", "a request that crossed a Bye is lost"),
+)
+# fmt: on

@@ -1,0 +1,391 @@
+"""Pure. What must be true: with every event, with every message, and some time after a fault. Numbers are invariants.
+
+An oracle believes nothing that a core says about itself: it compares what callers got with the reference, and messages
+with what was said before. What may be broken for a while (a cancelled leg's room, a deadline) is an obligation: looked
+at when it is due, and again later if somebody was in trouble meanwhile.
+"""
+
+from collections.abc import Callable
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+from mesh.core import Deliver, Finish, Leg, Open, Remark
+from mesh.simulation import verdicts
+from mesh.simulation.network import Link
+from mesh.simulation.plan import CHECKED, TOKENS
+from mesh.simulation.streams import ClientStream, Stream
+from mesh.simulation.violation import require
+from proto import codec
+from proto.errors import Reason
+from proto.messages import (
+    Accept,
+    Cancel,
+    Cancelled,
+    Chunk,
+    Credit,
+    Drain,
+    End,
+    Fate,
+    Hello,
+    Message,
+    Migrate,
+    Reject,
+    Reset,
+    Strength,
+    Submit,
+    Welcome,
+)  # fmt: skip
+from proto.session import State
+
+if TYPE_CHECKING:
+    from mesh.simulation.handlers import Handler
+    from mesh.simulation.process import Process
+    from mesh.simulation.world import World
+
+CANCEL_S = 1.5  # until a killed leg's room is free: two latencies, and a handler that takes its time
+TROUBLED_CANCEL_S = 5.0  # the same when the pair must first find out that it is cut
+ORPHAN_S = 1.0  # until the legs of a crashed owner are gone
+AFTER_DEADLINE_S = 1.0
+LONG_AGO_S = 12.0  # what went wrong before that is over
+CHECK_EVERY = 16  # events of a process between two looks at all of its core's own invariants
+SLACK_S = 0.005  # clocks drift
+
+
+class Oracles:
+    """The judges of one run."""
+
+    def __init__(self, world: "World") -> None:
+        self._world = world
+        self._clock = world.clock
+        self.events = 0
+        self.streams: list[Stream] = []
+        self.open_streams = 0
+        self.reasons: dict[str, int] = {}
+        self.submits = 0
+        self._transmitted: dict[type[Message], Callable[[Process, Link, Any], None]] = {
+            Submit: self._submit,
+            Credit: self._credit,
+            Chunk: self._chunk,
+            End: self._end,
+            Reject: self._reject,
+            Cancel: self._cancel,
+            Accept: self._accept,
+            Cancelled: self._cancelled,
+            Welcome: self._welcome,
+            Migrate: self._migrate,
+        }
+
+    # --- At every event ------------------------------------------------------------------------------
+
+    def handled(self, process: "Process") -> None:
+        """An event and its effects are done."""
+        self.events += 1
+        if self.events % CHECK_EVERY == 0 and not process.departed:
+            process.node.check()
+            for endpoint, nodes in process.instances.items():
+                true = process.node.instances(endpoint)
+                require(nodes == true, "14 instances", f"{process.label} was told {nodes} for {endpoint}, not {true}")
+
+    def remarked(self, process: "Process", effect: Remark) -> None:
+        """All peers are honest here: whoever drops one is wrong, or the other is."""
+        known = self._world.forgetful and effect.text.endswith(
+            "cancelled while stopping"
+        )  # of a leg that was forgotten
+        fine = known or not effect.topic.startswith("dropped")
+        require(fine, "9 protocol", f"{process.label}: {effect.text}")
+
+    def opened(self, process: "Process", effect: Open) -> None:
+        """Nobody dials a mesh that is not its own, unless it was given the bare address."""
+        foreign = self._world.directory.foreign.get(effect.node)
+        require(foreign is None or foreign == process.spec.mesh, "9 foreign", f"{process.label} dials {effect.address}")
+
+    # --- What callers get ------------------------------------------------------------------------------
+
+    def asked(self, stream: Stream) -> None:
+        """A request begins; it must end in time."""
+        self.streams.append(stream)
+        self.open_streams += 1
+        if stream.deadline < inf:
+            process = stream.process
+            delay_s = (stream.deadline - process.local()) + AFTER_DEADLINE_S
+            self._clock.at(self._clock.now + delay_s, self._look_at_deadline, stream)
+
+    def delivered(self, stream: Stream, effect: Deliver) -> None:
+        """Units: in order, without gap, equal to the reference, and from the current leg."""
+        name = f"{stream.process.label}/{stream.request}"
+        require(stream.over is None, "10 silence", f"{name} got units after its end")
+        at = stream.position
+        require(effect.position == at, "3 positions", f"{name} got {effect.position} after {at}")
+        units: Any = list(effect.items) or list(effect.tokens)
+        require(units and not (effect.items and effect.tokens), "3 positions", f"{name} got nothing, or both")
+        wanted = stream.expected[at : at + len(units)]
+        require(units == wanted, "2 values", f"{name} at {at}: got {units}, should be {wanted}")
+        hearing = stream.process.hearing
+        require(hearing is not None, "4 current", f"{name} got units out of nowhere")
+        assert hearing is not None
+        link, message = hearing
+        attempts = (
+            [part.attempt for part in message.parts if part.request == stream.request]
+            if isinstance(message, Chunk)
+            else [message.attempt if isinstance(message, Migrate) else 0]
+        )
+        current = link.source.label == stream.holder and stream.attempt in attempts
+        require(current, "4 current", f"{name} took {attempts} of {link.name}, current is {stream.attempt}")
+
+    def finished(self, stream: Stream, effect: Finish) -> None:
+        """Once, with a reason that fits what happened."""
+        name = f"{stream.process.label}/{stream.request} ({stream.endpoint})"
+        require(stream.over is None, "1 once", f"{name} ended twice")
+        require(effect.position == stream.position, "3 positions", f"{name} ended at another position")
+        reason = effect.reason.label
+        self.reasons[reason] = self.reasons.get(reason, 0) + 1
+        self.open_streams -= 1
+        complaint = verdicts.why_not(self._world, stream, effect)
+        require(complaint is None, "2 ending", f"{name} ended {reason} at {stream.position}: {complaint}")
+        holder = self._world.process_called(stream.holder)
+        if holder is not None:
+            leg = Leg(stream.process.node.settings.node, stream.request, stream.attempt)
+            self.must_go(leg, stream.process, holder, CANCEL_S, "15 cancel")
+
+    def _look_at_deadline(self, stream: Stream) -> None:
+        process = stream.process
+        if stream.over is not None or not process.alive:
+            return
+        if process.frozen or process.slow:
+            self._clock.at(self._clock.now + AFTER_DEADLINE_S, self._look_at_deadline, stream)
+            return
+        late = self._world.troubles[process.place].calm_since > self._clock.now - AFTER_DEADLINE_S
+        if late:
+            self._clock.at(self._clock.now + AFTER_DEADLINE_S, self._look_at_deadline, stream)
+            return
+        require(False, "19 deadline", f"{process.label}/{stream.request} is still open after its deadline")
+
+    # --- What is sent ------------------------------------------------------------------------------------
+
+    def transmitted(self, process: "Process", link: Link, sequence: int, message: Message) -> None:
+        """A message leaves: numbered without gap, Hello first, and what its kind demands."""
+        link.sent += 1
+        require(sequence == link.sent, "9 sequence", f"{link.name}: {sequence} after {link.sent - 1}")
+        if sequence == 1:
+            require(isinstance(message, Hello | Reset), "9 hello", f"{link.name} begins with {type(message).__name__}")
+        look = self._transmitted.get(type(message))
+        if look is not None:
+            look(process, link, message)
+
+    def _submit(self, process: "Process", link: Link, message: Submit) -> None:
+        stream = process.streams[message.request]
+        name = f"{process.label}/{message.request}"
+        self.submits += 1
+        require(stream.over is None, "10 silence", f"{name} is placed after its end")
+        require(message.attempt > stream.attempt, "8 attempts", f"{name}: {message.attempt} after {stream.attempt}")
+        require(message.position == stream.position, "3 positions", f"{name} is placed at {message.position}")
+        require(message.limit <= stream.said + stream.window, "5 credit", f"{name}: {message.limit}")
+        self._remaining(process, stream, message)
+        self._willing(process, link, name)
+        self._resumes(stream, message, name)
+        self._may_run_again(stream, name)
+        away = stream.away.get(link.target.label, 0.0) if link.target is not None else 0.0
+        require(self._clock.now >= away - SLACK_S, "14 willing", f"{name} is placed where it was told to stay away")
+        stream.attempt, stream.limit = message.attempt, message.limit
+        stream.submitted_at = self._clock.now
+        assert link.target is not None
+        stream.holder, stream.holder_place = link.target.label, link.target.place
+        verdicts.moves(self._world, stream)
+        if stream.stall_s:
+            now = self._clock.now
+            self._clock.at(now + stream.stall_s + 1.0, self._stalls, stream, stream.attempt, stream.position, now)
+        self._world.nemesis.submitted(process, link)
+
+    def _resumes(self, stream: Stream, message: Submit, name: str) -> None:
+        """The partial state goes along: all tokens, or the newest checkpoint but one that may still be under way."""
+        least, at = 0, stream.position
+        if stream.endpoint == TOKENS:
+            least = at
+        elif stream.endpoint == CHECKED:
+            least = max(0, (at - 1) // stream.work.every * stream.work.every)
+        resumed = message.resume.position if message.resume is not None else 0
+        require(least <= resumed <= at, "2 values", f"{name} has {at} units and resumes at {resumed}")
+
+    def _may_run_again(self, stream: Stream, name: str) -> None:
+        """What cannot resume has effects: once begun it is never begun again, unless its handler says that it may."""
+        fine = stream.resumable or stream.work.retryable or not stream.begun
+        require(fine, "21 again", f"{name} ({stream.endpoint}) is placed again although it had begun")
+
+    def _stalls(self, stream: Stream, attempt: int, position: int, since: float) -> None:
+        """A caller that is impatient with silence is not left waiting."""
+        same = stream.attempt == attempt and stream.position == position and stream.over is None and not stream.gone
+        calm = self._world.troubles[stream.process.place].calm_since < since
+        request = stream.process.node.owner.requests.get(stream.request)
+        calm = calm and request is not None and request.claim is not None
+        told = stream.limit == stream.position  # by its own reader
+        require(not (same and calm) or told, "19 stall", f"{stream.process.label}/{stream.request} waits in silence")
+
+    def _remaining(self, process: "Process", stream: Stream, message: Submit) -> None:
+        if stream.deadline == inf:
+            require(message.deadline_ms == 0, "13 deadline", "a deadline out of nowhere")
+        else:
+            most = max(0.0, stream.deadline - process.local()) * 1000 + 2
+            require(0 < message.deadline_ms <= most, "13 deadline", f"{message.deadline_ms} ms of {most:.0f}")
+
+    def _willing(self, process: "Process", link: Link, name: str) -> None:
+        assert link.target is not None
+        peer = process.node.peers.by_node.get(link.target.node.settings.node)
+        require(peer is not None, "14 willing", f"{name} is placed on a stranger")
+        assert peer is not None
+        fine = peer.state is State.UP and not peer.draining and link.target.label not in process.told
+        require(fine, "14 willing", f"{name} is placed on {link.target.label}, {peer.state}, draining={peer.draining}")
+
+    def _credit(self, process: "Process", link: Link, message: Credit) -> None:
+        for grant in message.grants:
+            stream = process.streams[grant.request]
+            if grant.attempt != stream.attempt or stream.over is not None:
+                continue
+            rises = stream.limit < grant.limit <= stream.said + stream.window
+            require(rises, "5 credit", f"{process.label}/{grant.request}: {grant.limit} after {stream.limit}")
+            stream.limit = grant.limit
+
+    def _chunk(self, process: "Process", link: Link, message: Chunk) -> None:
+        assert link.target is not None
+        for part in message.parts:
+            stream = link.target.streams.get(part.request)
+            if stream is not None and stream.attempt == part.attempt and stream.holder == process.label:
+                end = part.position + (codec.count(part.tokens) or len(part.items or ()))
+                fits = end <= max(stream.limit, part.position)
+                require(fits, "5 credit", f"{process.label} sends up to {end} of {stream.limit}")
+
+    def _end(self, process: "Process", link: Link, message: End) -> None:
+        stream = self._current(process, link, message)
+        if isinstance(stream, ClientStream):
+            stream.holder_ended()
+
+    def _reject(self, process: "Process", link: Link, message: Reject) -> None:
+        stream = self._current(process, link, message)
+        if stream is not None:
+            stream.rejects += 1
+            known = message.reason in (Reason.BUSY, Reason.DRAINING, Reason.STALE)
+            require(known, "21 reject", f"{process.label} rejects: {Reason.of(message.reason).label} {message.text}")
+
+    def _accept(self, process: "Process", link: Link, message: Accept) -> None:
+        assert link.target is not None
+        require(not process.asked_to_leave, "21 drain", f"{process.label} accepts work although it leaves")
+        process.accepted[link.target.label, message.request, message.attempt] = None
+        self._world.nemesis.accepted(process)
+
+    def _cancelled(self, process: "Process", link: Link, message: Cancelled) -> None:
+        assert link.target is not None
+        name = (link.target.label, message.request, message.attempt)
+        known = name in process.accepted
+        process.cancels[name] -= 1
+        require(process.cancels[name] >= 0, "15 answer", f"{process.label} answers one cancel of {name} twice")
+        if message.fate == Fate.UNKNOWN and not self._world.forgetful:
+            require(not known, "15 answer", f"{process.label} does not know a leg that it had accepted")
+
+    def _welcome(self, process: "Process", link: Link, message: Welcome) -> None:
+        if link.target is not None:
+            most = 2 if process.spec.newer and link.target.spec.newer else 1
+            require(message.version == most, "26 version", f"{link.name} gets version {message.version}")
+
+    def _migrate(self, process: "Process", link: Link, message: Migrate) -> None:
+        require(process.leaving, "22 moves", f"{process.label} migrates a leg although it stays")
+
+    def heard(self, process: "Process", link: Link, message: Drain | Reject) -> None:
+        """What its receiver may not forget: who leaves, and where it is not welcome for a while."""
+        peer = process.node.peers.by_node.get(link.source.node.settings.node)
+        if peer is None or peer.zid != link.zid:
+            return  # of a void session: it must not even be looked at
+        if isinstance(message, Drain):
+            process.told[link.source.label] = None
+            return
+        stream = process.streams.get(message.request)
+        if stream is not None and message.attempt == stream.attempt:
+            stream.away[link.source.label] = self._clock.now + message.retry_ms / 1000
+
+    def _current(self, process: "Process", link: Link, message: End | Reject) -> Stream | None:
+        assert link.target is not None
+        stream = link.target.streams.get(message.request)
+        current = stream is not None and stream.attempt == message.attempt and stream.holder == process.label
+        return stream if current else None
+
+    # --- What must happen soon -----------------------------------------------------------------------------
+
+    def _cancel(self, process: "Process", link: Link, message: Cancel) -> None:
+        if link.target is not None:
+            leg_name = (process.label, message.request, message.attempt)
+            link.target.cancels[leg_name] = link.target.cancels.get(leg_name, 0) + 1
+        if message.strength == Strength.KILL and link.target is not None:
+            leg = Leg(process.node.settings.node, message.request, message.attempt)
+            self.must_go(leg, process, link.target, CANCEL_S, "15 cancel")
+
+    def owner_died(self, process: "Process") -> None:
+        """A process is gone: nobody may go on working for it."""
+        for holder in self._world.processes():
+            for leg in holder.node.holder.legs:
+                if leg.owner == process.node.settings.node:
+                    self.must_go(leg, process, holder, ORPHAN_S, "16 orphan")
+
+    def must_stop(self, stream: Stream) -> None:
+        """A stop was asked for: the handler must hear of it."""
+        now = self._clock.now
+        self._clock.at(now + CANCEL_S, self._look_at_stop, stream, stream.attempt, now)
+
+    def _look_at_stop(self, stream: Stream, attempt: int, since: float) -> None:
+        holder = self._world.process_called(stream.holder)
+        if stream.over is not None or stream.gone or stream.attempt != attempt or holder is None:
+            return
+        places = (stream.process.place, holder.place)
+        if any(self._world.troubles[place].calm_since >= since for place in places):
+            return
+        handler = holder.handlers.get(Leg(stream.process.node.settings.node, stream.request, attempt))
+        told = handler is None or handler.hinted or handler.halting
+        require(told, "15 stop", f"{holder.label} never heard that {stream.request} was stopped")
+
+    def must_go(self, leg: Leg, owner: "Process", holder: "Process", in_s: float, invariant: str) -> None:
+        """This leg must be gone soon, sooner if nothing else goes wrong."""
+        since = self._clock.now
+        self._clock.at(since + in_s, self._look_at_leg, leg, owner, holder, since, invariant)
+
+    def _look_at_leg(self, leg: Leg, owner: "Process", holder: "Process", since: float, invariant: str) -> None:
+        if not holder.alive or leg not in holder.node.holder.legs:
+            return
+        troubles = self._world.troubles
+        calm_since = max(troubles[holder.place].calm_since, troubles[owner.place].calm_since if owner.alive else -inf)
+        soon = calm_since + TROUBLED_CANCEL_S
+        if calm_since > since and self._clock.now < soon:
+            again = soon if soon < inf else self._clock.now + TROUBLED_CANCEL_S
+            self._clock.at(again, self._look_at_leg, leg, owner, holder, since, invariant)
+            return
+        require(False, invariant, f"{leg} is still on {holder.label}, {self._clock.now - since:.1f} s later")
+
+    # --- Handlers ------------------------------------------------------------------------------------------
+
+    def started(self, process: "Process", handler: "Handler") -> None:
+        """A handler begins: it has a slot."""
+        stream = self._stream_of(handler)
+        if stream is not None:
+            stream.begun = True
+        require(len(process.handlers) <= process.spec.slots, "6 slots", f"{process.label} runs too many")
+
+    def stepped(self, handler: "Handler") -> None:
+        """A handler is about to go on: not after its deadline, and not while its reader is behind."""
+        process, stream = handler.process, self._stream_of(handler)
+        if stream is not None and stream.attempt == handler.leg.attempt:
+            behind = f"{process.label} works on at {handler.position} of {stream.limit}"
+            require(handler.position <= max(stream.limit, handler.began_at), "5 pause", behind)
+        late_s = process.local() - handler.deadline
+        thawed = self._world.troubles[process.place].calm_since >= self._clock.now
+        require(
+            late_s <= SLACK_S or process.slow or thawed, "13 deadline", f"{process.label} works {late_s:.3f} s too long"
+        )
+
+    def _stream_of(self, handler: "Handler") -> Stream | None:
+        owner = self._world.process_with(handler.leg.owner)
+        return owner.streams.get(handler.leg.request) if owner is not None else None
+
+    def paused(self, process: "Process", silent_before: int) -> None:
+        """A turn that came late is over: our own pause proves nothing against others."""
+        mine = self._world.troubles[process.place]
+        others = [trouble for trouble in self._world.troubles if trouble is not mine]
+        if all(trouble.began == mine.began or trouble.last < mine.began - LONG_AGO_S for trouble in others):
+            silent = process.node.stats.get("peers.down.silent", 0)
+            text = f"{process.label} was stopped, and accuses others of silence"
+            require(silent == silent_before, "17 pause", text)

@@ -1,0 +1,38 @@
+"""The mutants: they fit the cores as they are, and the simulator notices what it ought to. `wiremesh sim mutants` runs all."""
+
+from pathlib import Path
+
+import pytest
+
+from mesh.simulation import mutants
+from mesh.simulation.mutations import MUTATIONS
+
+ROOT = Path(__file__).parents[2]
+AT_LEAST = 25
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
+def test_each_fits_in_one_place(mutation: mutants.Mutation) -> None:
+    text = (ROOT / mutation.file).read_text()
+    assert text.count(mutation.old) == 1, "its old text must occur exactly once: change it together with the core"
+    changed = text.replace(mutation.old, mutation.new)
+    assert changed != text
+    compile(changed, mutation.file, "exec")
+
+
+def test_there_are_enough() -> None:
+    names = [mutation.name for mutation in MUTATIONS]
+    assert len(names) >= AT_LEAST
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("name", ["one_token_short", "credit_ignored", "no_tombstone", "unknown_is_error"])
+def test_it_is_noticed(name: str) -> None:
+    found = mutants.run(name, 60)
+    assert 0 <= found["seed"], found
+    assert found["invariant"]
+
+
+def test_the_tree_is_not_changed_and_a_misfit_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RuntimeError, match="did not run"):
+        mutants.run("no_such_mutant", 1)
