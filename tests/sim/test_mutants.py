@@ -1,4 +1,4 @@
-"""The mutants: they fit the cores as they are, and the simulator notices what it ought to. `wiremesh sim mutants` runs all."""
+"""The mutants: they fit the cores as they are, and the simulator notices some of them at once. The command runs all."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def test_there_are_enough() -> None:
 @pytest.mark.parametrize("name", ["one_token_short", "credit_ignored", "no_tombstone", "unknown_is_error"])
 def test_it_is_noticed(name: str) -> None:
     found = mutants.run(name, 60)
-    assert 0 <= found["seed"], found
+    assert found["seed"] >= 0, found
     assert found["invariant"]
 
 

@@ -1,4 +1,4 @@
-"""The cores under the simulator: some seeds of each profile, and every plan that ever failed. The gate runs thousands."""
+"""The cores under the simulator: some seeds of each profile, and every plan that ever failed. The gate runs more."""
 
 from pathlib import Path
 
