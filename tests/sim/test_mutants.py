@@ -1,4 +1,4 @@
-"""The mutants: they fit the cores as they are, and the simulator notices some of them at once. The command runs all."""
+"""The mutants fit the cores as they are, and the simulator notices what it ought to: `wiremesh sim mutants`."""
 
 from pathlib import Path
 
