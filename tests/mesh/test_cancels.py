@@ -1,17 +1,12 @@
 """Every Cancel gets exactly one answer, whatever it crosses: the races of proto/README.md."""
 
-from typing import Any
-
 import pytest
 
 from mesh.core import (
     Abandon,
     Failed,
-    Finished,
     Halt,
     Hint,
-    Leg,
-    Produced,
     Start,
     Yielded,
 )
@@ -26,38 +21,10 @@ from proto.messages import (
     Strength,
     Submit,
 )
+from tests.mesh.parties import end, pair, produce, running
 from tests.pair import COUNT, ECHO, Wire
 
 STOP, KILL = int(Strength.STOP), int(Strength.KILL)
-
-
-@pytest.fixture
-def wire() -> Wire:
-    return Wire()
-
-
-def pair(wire: Wire, **changes: Any) -> tuple[int, int]:
-    """A client and a worker that are up."""
-    client, worker = wire.client(), wire.worker(**changes)
-    wire.meet(client, worker)
-    return client, worker
-
-
-def running(wire: Wire, endpoint: str = ECHO, **ask: Any) -> tuple[int, int, int, Leg]:
-    """Client, worker, request and its leg, which runs."""
-    client, worker = pair(wire)
-    request = wire.ask(client, endpoint, **ask)
-    return client, worker, request, wire.leg(worker)
-
-
-def produce(wire: Wire, leg: Leg, worker: int, *items: bytes) -> None:
-    wire.tell(worker, Produced(leg, list(items)))
-    wire.settle()
-
-
-def end(wire: Wire, leg: Leg, worker: int) -> None:
-    wire.tell(worker, Finished(leg))
-    wire.settle()
 
 
 def answers(wire: Wire, worker: int, client: int) -> list[tuple[int, int, int]]:

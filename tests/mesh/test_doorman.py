@@ -1,7 +1,5 @@
 """Who may say what, and what becomes of those who say more."""
 
-from typing import Any
-
 import pytest
 
 from mesh.core import (
@@ -29,20 +27,8 @@ from proto.messages import (
     Submit,
     Welcome,
 )
+from tests.mesh.parties import pair
 from tests.pair import COUNT, ECHO, OFFERS, Wire
-
-
-@pytest.fixture
-def wire() -> Wire:
-    return Wire()
-
-
-def pair(wire: Wire, **changes: Any) -> tuple[int, int]:
-    """A client and a worker that are up."""
-    client, worker = wire.client(), wire.worker(**changes)
-    wire.meet(client, worker)
-    return client, worker
-
 
 # --- Who may say what -------------------------------------------------------------------------------
 

@@ -1,7 +1,6 @@
 """Silence, hangs, losses, leaving and forgetting."""
 
 from itertools import pairwise
-from typing import Any
 
 import pytest
 from msgspec import structs
@@ -29,20 +28,8 @@ from proto.messages import (
     Pong,
     Sync,
 )
+from tests.mesh.parties import pair
 from tests.pair import COUNT, ECHO, Wire
-
-
-@pytest.fixture
-def wire() -> Wire:
-    return Wire()
-
-
-def pair(wire: Wire, **changes: Any) -> tuple[int, int]:
-    """A client and a worker that are up."""
-    client, worker = wire.client(), wire.worker(**changes)
-    wire.meet(client, worker)
-    return client, worker
-
 
 # --- Silence and hangs --------------------------------------------------------------------------------
 

@@ -1,7 +1,5 @@
 """Holders that hand over, and views that are compared: Migrate, Leave and Sync."""
 
-from typing import Any
-
 import pytest
 
 from mesh.core import (
@@ -11,7 +9,6 @@ from mesh.core import (
     Found,
     Halt,
     Leave,
-    Leg,
     Produced,
     Start,
     Yielded,
@@ -28,34 +25,10 @@ from proto.messages import (
     Strength,
     Sync,
 )
+from tests.mesh.parties import begin, finish
 from tests.pair import COUNT, ECHO, Wire
 
 PROMPT = [1, 2, 3]
-
-
-@pytest.fixture
-def wire() -> Wire:
-    return Wire()
-
-
-def three(wire: Wire) -> tuple[int, int, int]:
-    """A client and two workers that are up."""
-    client, left, right = wire.client(), wire.worker(), wire.worker()
-    wire.meet(client, left, right)
-    return client, left, right
-
-
-def begin(wire: Wire, endpoint: str = COUNT, **ask: Any) -> tuple[int, int, int, int, Leg]:
-    """Client, the worker that holds the leg, the other one, the request, and the leg."""
-    client, left, right = three(wire)
-    request = wire.ask(client, endpoint, **ask)
-    holder, other = (left, right) if wire.did(left, Start) else (right, left)
-    return client, holder, other, request, wire.leg(holder)
-
-
-def finish(wire: Wire, holder: int) -> None:
-    wire.tell(holder, Finished(wire.leg(holder)))
-    wire.settle()
 
 
 # --- Migrate -----------------------------------------------------------------------------------------------

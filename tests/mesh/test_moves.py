@@ -1,15 +1,11 @@
 """Requests whose holder dies, hangs, stalls or skips: they go on elsewhere, without a lost or repeated unit."""
 
-from typing import Any
-
 import pytest
 
 from mesh.core import (
     Checkpointed,
     Failed,
-    Finished,
     Halt,
-    Leg,
     Produced,
     Progressed,
     Start,
@@ -24,34 +20,10 @@ from proto.messages import (
     Part,
     Submit,
 )
+from tests.mesh.parties import begin, finish, three
 from tests.pair import COUNT, ECHO, Wire
 
 PROMPT = [1, 2, 3]
-
-
-@pytest.fixture
-def wire() -> Wire:
-    return Wire()
-
-
-def three(wire: Wire) -> tuple[int, int, int]:
-    """A client and two workers that are up."""
-    client, left, right = wire.client(), wire.worker(), wire.worker()
-    wire.meet(client, left, right)
-    return client, left, right
-
-
-def begin(wire: Wire, endpoint: str = COUNT, **ask: Any) -> tuple[int, int, int, int, Leg]:
-    """Client, the worker that holds the leg, the other one, the request, and the leg."""
-    client, left, right = three(wire)
-    request = wire.ask(client, endpoint, **ask)
-    holder, other = (left, right) if wire.did(left, Start) else (right, left)
-    return client, holder, other, request, wire.leg(holder)
-
-
-def finish(wire: Wire, holder: int) -> None:
-    wire.tell(holder, Finished(wire.leg(holder)))
-    wire.settle()
 
 
 # --- The holder dies -----------------------------------------------------------------------------------

@@ -11,11 +11,6 @@ from proto.messages import Error, Migrate, Offer, Reject, Resume, Role, Submit
 from tests.pair import COUNT, ECHO, Wire
 
 
-@pytest.fixture
-def wire() -> Wire:
-    return Wire()
-
-
 def mesh(wire: Wire, workers: int, **changes: Any) -> tuple[int, list[int]]:
     """A client and its workers."""
     client, nodes = wire.client(), [wire.worker(**changes) for _ in range(workers)]

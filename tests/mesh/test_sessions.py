@@ -21,20 +21,8 @@ from proto.messages import (
     Role,
     Welcome,
 )
+from tests.mesh.parties import pair
 from tests.pair import COUNT, ECHO, OFFERS, Wire
-
-
-@pytest.fixture
-def wire() -> Wire:
-    return Wire()
-
-
-def pair(wire: Wire, **changes: Any) -> tuple[int, int]:
-    """A client and a worker that are up."""
-    client, worker = wire.client(), wire.worker(**changes)
-    wire.meet(client, worker)
-    return client, worker
-
 
 # --- Handshakes -------------------------------------------------------------------------------------
 
