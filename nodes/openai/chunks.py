@@ -1,0 +1,112 @@
+"""Pure. Streams: the events of one choice, each the constant part of its JSON around an encoded string.
+
+The hot path is `Chunks.text`: one join of three pieces. Events are `data: {...}` and two line feeds, nothing else in
+them, unless ids are asked for: several clients take an event that does not begin with `data: ` for broken.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from nodes.openai.logprobs import chat_logprobs, completion_logprobs
+from nodes.openai.responses import ROLE, Answer, Usage
+from nodes.text.stream import Entry
+
+DONE = b"data: [DONE]\n\n"
+PING = b": ping\n\n"  # keeps connections open while a request waits
+HEADERS: list[tuple[bytes, bytes]] = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+_encode = msgspec.json.Encoder().encode
+_EMPTY = b"{}"
+
+
+class Chunks:
+    """Writes the events of one choice of one request."""
+
+    __slots__ = ("_after", "_answer", "_before", "_begin", "_chat", "_id_prefix", "_opened", "_usage")
+
+    def __init__(self, answer: Answer, index: int = 0, id_prefix: str = "") -> None:
+        demand = answer.demand
+        self._answer = answer
+        self._chat = demand.chat is not None
+        self._usage = b',"usage":null' if demand.usage else b""
+        self._id_prefix = id_prefix
+        self._opened = not self._chat
+        self._begin = b"data: " + head(answer)
+        self._begin += b'"choices":[{"index":%d,' % index + (b'"delta":' if self._chat else b'"text":')
+        self._before = self._begin + (b'{"content":' if self._chat else b"")
+        end = b',"logprobs":null,"finish_reason":null}]' + self._usage + b"}\n\n"
+        self._after = b"}" + end if self._chat else end
+
+    def text(self, text: str, position: int = -1) -> bytes:
+        """More text. The first event of a chat also says whose it is."""
+        if not self._opened or position >= 0:
+            return self.event(text, position=position)
+        return b"".join((self._before, _encode(text), self._after))
+
+    def opening(self) -> bytes:
+        """The role alone, where something must be said before there is text."""
+        return self.event("")
+
+    def event(
+        self,
+        text: str,
+        entries: Sequence[Entry] | None = None,
+        reason: str | None = None,
+        usage: Usage | None = None,
+        position: int = -1,
+    ) -> bytes:
+        """Any event: with log-probabilities, a reason to finish, the usage so far, an id of its own."""
+        parts = [b"id: %b%d\n" % (self._id_prefix.encode(), position)] if position >= 0 else []
+        parts += [self._begin, self._delta(text, reason), b',"logprobs":', self._logprobs(entries)]
+        parts += [b',"finish_reason":', _encode(reason), b"}]"]
+        parts.append(b',"usage":' + _encode(usage) if usage is not None else self._usage)
+        parts.append(b"}\n\n")
+        return b"".join(parts)
+
+    def _delta(self, text: str, reason: str | None) -> bytes:
+        """The text of a completion, or the difference that a chat's event makes."""
+        if not self._chat:
+            return _encode(text)
+        if not self._opened:
+            self._opened = True
+            return _encode({"role": ROLE, "content": text})
+        return _EMPTY if reason is not None and not text else _encode({"content": text})
+
+    def _logprobs(self, entries: Sequence[Entry] | None) -> bytes:
+        demand = self._answer.demand
+        if entries is None or demand.logprobs < 0:
+            return b"null"
+        if self._chat:
+            return _encode(chat_logprobs(entries, demand.numbered))
+        return _encode(completion_logprobs(entries, demand.logprobs, demand.numbered))
+
+    def last(self, reason: str, text: str = "", entries: Sequence[Entry] | None = None, position: int = -1) -> bytes:
+        """The choice's last event."""
+        assert reason, "a choice ends for a reason"
+        return self.event(text, entries, reason, position=position)
+
+
+def head(answer: Answer) -> bytes:
+    """What all events of a request begin with, up to its choices."""
+    demand = answer.demand
+    named = {
+        "id": answer.id,
+        "object": "chat.completion.chunk" if demand.chat is not None else "text_completion",
+        "created": answer.created,
+        "model": demand.model,
+    }
+    if demand.chat is not None and demand.service_tier is not None:
+        named["service_tier"] = demand.service_tier
+    if answer.fingerprint is not None:
+        named["system_fingerprint"] = answer.fingerprint
+    return _encode(named)[:-1] + b","
+
+
+def usage_event(answer: Answer, usage: Usage) -> bytes:
+    """The usage, in an event with no choices; only for a client that asked for it."""
+    assert answer.demand.usage
+    return b"data: " + head(answer) + b'"choices":[],"usage":' + _encode(usage) + b"}\n\n"

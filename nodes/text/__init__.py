@@ -1,0 +1,1 @@
+"""Pure. Between text and tokens: tokenizer, detokenizer, stop strings, chat templates."""
