@@ -1,0 +1,197 @@
+"""Shell. The numpy engine: the scheduler decides a step, the model computes it, and each head gets its token.
+
+By default products are as fast as they can be, and a sequence's logits differ in their last bits with what else is in
+the batch, with how its prompt was cut, and with what was computed again. With `exact` they do not differ in any bit.
+"""
+
+import json
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from msgspec import Struct
+from numpy.typing import NDArray
+from xxhash import xxh3_64_intdigest
+
+from nodes.engines.contract import Card, EngineLoad, Job, Logprobs, Output, Step
+from nodes.engines.numpy.attention import Span, runs_of
+from nodes.engines.numpy.config import Config, Unsupported, config_of, tokens_of
+from nodes.engines.numpy.model import Model, load
+from nodes.engines.numpy.sampling import choose, is_plain
+from nodes.engines.scheduler import Limits, Part, Plan, Running, Scheduler
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+CACHE_BYTES = 1 << 30
+OVERFLOWED = "the model's numbers overflowed: it has no next token"
+
+
+class Settings(Struct, frozen=True):
+    """What to serve, and how much of it at once."""
+
+    folder: str
+    exact: bool = False
+    slots: int = 32
+    waiting_max: int = 1024
+    step_tokens: int = 512
+    block_tokens: int = 16
+    context: int = 0  # positions; 0: what the model has
+    cache_bytes: int = CACHE_BYTES  # taken from the system as they are written
+    caching: bool = True
+    hand_over: bool = False
+
+
+class NumpyEngine:
+    """Keeps the contract of `nodes.engines.contract.Engine`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._model: Model | None = None
+        self._scheduler: Scheduler | None = None
+
+    def start(self) -> Card:
+        folder = Path(self._settings.folder)
+        config, eos_tokens = configuration(folder)
+        limits = limits_of(self._settings, config, eos_tokens)
+        self._scheduler = Scheduler(limits, xxh3_64_intdigest)
+        self._model = load(config, folder, limits.context, limits.blocks * limits.block_tokens, self._settings.exact)
+        return Card(
+            engine="numpy",
+            model=folder.resolve().name,
+            vocabulary=limits.vocabulary,
+            context=limits.context,
+            slots=limits.slots,
+            block_tokens=limits.block_tokens,
+            blocks=limits.blocks,
+            eos_tokens=eos_tokens,
+        )
+
+    def submit(self, job: Job) -> str | None:
+        strange = [token for token in job.sampling.logit_bias if not 0 <= token < self._running.limits.vocabulary]
+        if strange:
+            return f"logit_bias names token {strange[0]}, which is none"
+        return self._running.submit(job)
+
+    def cancel(self, key: Hashable) -> None:
+        self._running.cancel(key)
+
+    def step(self) -> Step:
+        scheduler = self._running
+        plan = scheduler.plan()
+        if not plan.decoding and not plan.parts:
+            return Step(scheduler.reports(), scheduler.events())
+        computed = plan.computed
+        tokens, logprobs, failed = self._sample(plan, self._logits(plan))
+        outputs = scheduler.apply(plan, tokens, logprobs)
+        for running in failed:
+            scheduler.fail(running, OVERFLOWED)
+        return Step(outputs + scheduler.reports(), scheduler.events(), computed)
+
+    def load(self) -> EngineLoad:
+        return self._running.load()
+
+    def idle(self) -> bool:
+        return self._running.idle()
+
+    def clear(self) -> list[Output]:
+        """End all jobs and forget all prefixes."""
+        return self._running.clear()
+
+    def stop(self) -> None:
+        self._model = self._scheduler = None
+
+    def check(self) -> None:
+        """Assert all invariants."""
+        self._running.check()
+
+    @property
+    def _running(self) -> Scheduler:
+        assert self._scheduler is not None, "start it first"
+        return self._scheduler
+
+    def _logits(self, plan: Plan) -> Floats:
+        """One row for each of the plan's heads."""
+        assert self._model is not None
+        parts = [Part(running, len(running.tokens) - 1, 1) for running in plan.decoding] + plan.parts
+        size = self._settings.block_tokens
+        tokens: list[int] = []
+        positions, slots, spans = [], [], []
+        for part in parts:
+            running, stop = part.running, part.start + part.count
+            spans.append(Span(len(tokens), len(tokens) + part.count, part.start, runs_of(running.blocks, size, stop)))
+            tokens += running.tokens[part.start : stop]
+            position = np.arange(part.start, stop)
+            positions.append(position)
+            slots.append(np.asarray(running.blocks)[position // size] * size + position % size)
+        whole = [part.start + part.count == len(part.running.tokens) for part in parts]
+        heads = [span.last - 1 for span, is_whole in zip(spans, whole, strict=True) if is_whole]
+        place = np.concatenate(positions), np.concatenate(slots)
+        return self._model.logits(np.asarray(tokens), *place, spans, np.asarray(heads, np.int64))
+
+    def _sample(self, plan: Plan, logits: Floats) -> tuple[list[int], list[Logprobs | None], list[Running]]:
+        """A token for each head. A head whose logits are no numbers leaves the plan."""
+        best = logits.argmax(axis=1)
+        sound = np.isfinite(logits[np.arange(len(best)), best])
+        failed = [running for running, is_sound in zip(plan.heads, sound, strict=True) if not is_sound]
+        tokens: list[int] = []
+        logprobs: list[Logprobs | None] = []
+        for row, running in enumerate(plan.heads):
+            if not sound[row]:
+                continue
+            token, told = int(best[row]), None
+            if not is_plain(running.job):
+                token, told = choose(logits[row], running.job, running.tokens, banned(running))
+            tokens.append(token)
+            logprobs.append(told)
+        if failed:
+            plan.decoding = [running for running in plan.decoding if running not in failed]
+            plan.heads = [running for running in plan.heads if running not in failed]
+        return tokens, logprobs, failed
+
+
+def banned(running: Running) -> Sequence[int]:
+    """What may not come yet, because it would stop the sequence too early."""
+    return sorted(running.stops) if len(running.tokens) < running.stops_from else ()
+
+
+def configuration(folder: Path) -> tuple[Config, tuple[int, ...]]:
+    """The model's shape, and its end-of-sequence tokens, of which `generation_config.json` knows more."""
+    config = config_of(read_json(folder / "config.json"))
+    generation = folder / "generation_config.json"
+    more = tokens_of(read_json(generation).get("eos_token_id")) if generation.exists() else ()
+    return config, tuple(dict.fromkeys((*config.eos_tokens, *more)))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except OSError as error:
+        raise Unsupported(f"no model here: {error}") from error
+    except ValueError as error:
+        raise Unsupported(f"{path} is no JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise Unsupported(f"{path} is no JSON object")
+    return found
+
+
+def limits_of(settings: Settings, config: Config, eos_tokens: tuple[int, ...]) -> Limits:
+    """As many blocks as the memory has room for, and no more than all slots could use."""
+    context = min(settings.context or config.context, config.context)
+    token_bytes = 2 * 4 * config.layers * config.key_heads * config.head_width
+    blocks = settings.cache_bytes // (token_bytes * settings.block_tokens)
+    blocks = min(blocks, 2 * settings.slots * -(-context // settings.block_tokens))
+    if blocks < 1:
+        raise Unsupported(f"cache_bytes {settings.cache_bytes} is less than one block")
+    return Limits(
+        vocabulary=config.vocabulary,
+        context=min(context, blocks * settings.block_tokens),
+        slots=settings.slots,
+        waiting_max=settings.waiting_max,
+        step_tokens=max(settings.step_tokens, settings.slots),
+        block_tokens=settings.block_tokens,
+        blocks=blocks,
+        eos_tokens=eos_tokens,
+        caching=settings.caching,
+        hand_over=settings.hand_over,
+    )

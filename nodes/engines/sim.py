@@ -1,0 +1,180 @@
+"""Pure. The simulated engine: everything of a real one but the arithmetic.
+
+Batching, chunked prefill, prefix cache, block events, preemption and limits are those of the numpy engine (it is the
+same scheduler); a step takes no time but says in `Step.wait_s` how long it would. Any stream can be verified by who
+knows the prompt, at any position and without the rest, because the next token is a function of the tokens so far:
+
+    token = first + crc32(tokens as little-endian unsigned 32-bit integers) mod (last - first + 1)
+
+where [first, last] is `Settings.tokens`. It does not depend on the sampling, and never is an end-of-sequence token
+unless that lies in the range. Log-probabilities are made up of the same number.
+"""
+
+from array import array
+from collections.abc import Hashable, Sequence
+from enum import StrEnum
+from functools import cache
+from math import inf, log
+from zlib import crc32
+
+from msgspec import Struct
+
+from nodes.engines.blocks import Digest
+from nodes.engines.contract import Card, EngineLoad, Job, Logprobs, Output, Step
+from nodes.engines.scheduler import Limits, Plan, Running, Scheduler
+from nodes.engines.timing import Timing, step_s
+
+
+class Settings(Struct, frozen=True):
+    """What is simulated."""
+
+    limits: Limits = Limits(vocabulary=8192, context=32768, slots=256, step_tokens=8192, blocks=16384)
+    timing: Timing = Timing()
+    tokens: tuple[int, int] = (0, 8191)  # the first and the last that it ever says
+    model: str = "sim"
+    poison: int = -1  # a prompt with this token crashes the engine
+
+
+class Fault(StrEnum):
+    """What can be wrong with it, on command."""
+
+    NONE = "none"
+    HANG = "hang"  # steps never end, nothing progresses
+    CRASH = "crash"  # the next step raises
+    SLOW = "slow"  # steps take `factor` times as long
+
+
+class Crashed(Exception):
+    """The simulated engine is dead: every further step raises this too."""
+
+
+class SimEngine:
+    """Keeps the contract of `nodes.engines.contract.Engine`."""
+
+    def __init__(self, settings: Settings, digest: Digest) -> None:
+        first, last = settings.tokens
+        assert 0 <= first <= last < settings.limits.vocabulary
+        self._settings = settings
+        self._scheduler = Scheduler(settings.limits, digest)
+        self._first = first
+        self._span = last - first + 1
+        self._fault = Fault.NONE
+        self._factor = 1.0
+        self._packed = packed(first, last)
+        self._tells = False  # whether a job ever asked for log-probabilities
+
+    def start(self) -> Card:
+        limits = self._settings.limits
+        return Card(
+            engine="sim",
+            model=self._settings.model,
+            vocabulary=limits.vocabulary,
+            context=min(limits.context, limits.blocks * limits.block_tokens),
+            slots=limits.slots,
+            block_tokens=limits.block_tokens,
+            blocks=limits.blocks,
+            eos_tokens=limits.eos_tokens,
+        )
+
+    def submit(self, job: Job) -> str | None:
+        self._tells |= job.sampling.logprobs >= 0
+        return self._scheduler.submit(job)
+
+    def cancel(self, key: Hashable) -> None:
+        self._scheduler.cancel(key)
+
+    def fault(self, fault: Fault, factor: float = 1.0) -> None:
+        """From the next step on; `Fault.NONE` heals all but a crash that has happened."""
+        self._fault = fault
+        self._factor = factor
+
+    def step(self) -> Step:
+        if self._fault is Fault.HANG:
+            return Step(wait_s=inf)
+        if self._fault is Fault.CRASH:
+            raise Crashed("crashed on command")
+        scheduler = self._scheduler
+        plan = scheduler.plan()
+        self._feel(plan)
+        tokens = self._tokens(plan)
+        outputs = scheduler.apply(plan, tokens, self._logprobs(plan))
+        computed = plan.computed
+        return Step(outputs, scheduler.events(), computed, self._wait_s(plan, computed))
+
+    def load(self) -> EngineLoad:
+        return self._scheduler.load()
+
+    def idle(self) -> bool:
+        return self._scheduler.idle()
+
+    def clear(self) -> list[Output]:
+        """End all jobs and forget all prefixes."""
+        return self._scheduler.clear()
+
+    def stop(self) -> None:
+        self.clear()
+
+    def check(self) -> None:
+        """Assert all invariants."""
+        self._scheduler.check()
+
+    def _feel(self, plan: Plan) -> None:
+        """Begin what is new in this step, and die of poison."""
+        for part in plan.parts:
+            running = part.running
+            running.state = state_of(running.tokens)
+            if self._settings.poison in running.job.prompt:
+                self._fault = Fault.CRASH
+                raise Crashed("crashed by a poisonous prompt")
+
+    def _tokens(self, plan: Plan) -> list[int]:
+        first, span, packed_tokens = self._first, self._span, self._packed
+        tokens = []
+        for running in plan.heads:
+            state = running.state
+            index = state % span
+            tokens.append(first + index)
+            running.state = crc32(packed_tokens[index], state)
+        return tokens
+
+    def _logprobs(self, plan: Plan) -> Sequence[Logprobs | None]:
+        if not self._tells:
+            return ()
+        return [self._row(running) if running.job.sampling.logprobs >= 0 else None for running in plan.heads]
+
+    def _row(self, running: Running) -> Logprobs:
+        """Made up, but plausible: the chosen token is the likeliest, the next ones half as likely each."""
+        likely = 0.5 + running.state % 1000 / 2500
+        token = self._first + state_of(running.tokens) % self._span
+        top = [(token, log(likely))]
+        for rank in range(1, min(running.job.sampling.logprobs, self._span)):
+            top.append((self._first + (token - self._first + rank) % self._span, log((1 - likely) / 2**rank)))
+        return Logprobs(log(likely), top[: running.job.sampling.logprobs])
+
+    def _wait_s(self, plan: Plan, computed: int) -> float:
+        limits = self._settings.limits
+        pool = self._scheduler.pool
+        decodes = len(plan.decoding)
+        used, total = pool.used * limits.block_tokens, pool.total * limits.block_tokens
+        wait_s = step_s(self._settings.timing, computed - decodes, decodes > 0, used, total)
+        return wait_s * self._factor if self._fault is Fault.SLOW else wait_s
+
+
+@cache
+def packed(first: int, last: int) -> list[bytes]:
+    return [token.to_bytes(4, "little") for token in range(first, last + 1)]
+
+
+def state_of(tokens: Sequence[int]) -> int:
+    """What the next token depends on. `crc32` of one more token goes on from it."""
+    return crc32(array("I", tokens).tobytes())
+
+
+def continuation(sequence: Sequence[int], count: int, tokens: tuple[int, int]) -> list[int]:
+    """The next `count` tokens after `sequence` of an engine whose `Settings.tokens` are these."""
+    first, last = tokens
+    state, said = state_of(sequence), []
+    for _ in range(count):
+        said.append(first + state % (last - first + 1))
+        state = crc32(said[-1].to_bytes(4, "little"), state)
+    return said
