@@ -18,6 +18,11 @@ PEERS_MAX = 4_096  # nodes known at once; discovery may be flooded
 DEPARTED_MAX = 4_096  # nodes that said Bye, remembered while old records of them still go around
 
 
+def stands_for(wish: str, endpoint: str) -> bool:
+    """Whether a wish means this endpoint: by its name, or by a beginning that ends with a slash."""
+    return endpoint.startswith(wish) if wish.endswith("/") else wish == endpoint
+
+
 class Acquaintances:
     """Who is known, and who of them is wanted."""
 
@@ -71,7 +76,9 @@ class Acquaintances:
         if self._sessions.draining:
             return False
         record = peer.record
-        return peer.asked or any(record.partial or name in record.endpoints for name in self._wanted)
+        if peer.asked or (record.partial and self._wanted):
+            return True
+        return any(stands_for(wish, endpoint) for wish in self._wanted for endpoint in record.endpoints)
 
     def introduce(self, newcomer: Peer) -> None:
         """Tell a new peer whom we know at first hand, and them about it."""

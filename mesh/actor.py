@@ -17,39 +17,11 @@ from contextlib import ExitStack
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from mesh import links
-from mesh.core import (
-    TICK,
-    Abandon,
-    Announce,
-    Ask,
-    Close,
-    Deliver,
-    Departed,
-    Effect,
-    Event,
-    Finish,
-    Found,
-    Garbled,
-    Halt,
-    Heard,
-    Hint,
-    Instances,
-    Leave,
-    LinkDown,
-    Lost,
-    Open,
-    Overdue,
-    Pause,
-    Remark,
-    Seed,
-    Start,
-    Transmit,
-    Unpause,
-)
+from mesh import core, links
 from mesh.discovery import parse_join
 from mesh.discovery.ladder import Arrangement, addresses_of, arrange
 from mesh.endpoint import Endpoint
+from mesh.host import Feed, Host
 from mesh.logs import Remarks
 from mesh.node import Node, Settings
 from mesh.options import Options
@@ -58,12 +30,12 @@ from mesh.runner import Runner
 from proto import limits
 from proto.codec import decode, encode
 from proto.errors import Reason, RemoteError
-from proto.messages import Role, Strength
+from proto.messages import Offer, Role, Strength
 
 if TYPE_CHECKING:
     from mesh.client import Mesh
     from mesh.security import Key
-    from mesh.stream import Feed
+    from mesh.stream import Feed as StreamFeed
 
 TICKS_PER_TURN_MAX = 4  # a node that wants still more gets the next turn
 TIMER_S_MIN = 0.001  # the resolution of uvloop's clock: a shorter timer may fire before its time
@@ -78,15 +50,23 @@ class Actor:
     """One node of the mesh in this process."""
 
     def __init__(
-        self, options: Options, role: Role, endpoints: Mapping[str, Endpoint] | None = None, title: str = "client"
+        self,
+        options: Options,
+        role: Role,
+        endpoints: Mapping[str, Endpoint] | None = None,
+        title: str = "client",
+        host: Host | None = None,
+        **settings: Any,  # of mesh.settings: slots, queue, policy
     ) -> None:
         self.options = options
         self.endpoints = endpoints or {}
+        self._host = host
+        self._more = settings if host is None else {"engine": host.offer().endpoint, **settings}
         self._role = role
         self._title = title
         self._feeds: dict[int, Feed] = {}
         self._watchers: dict[str, list[asyncio.Future[None]]] = {}
-        self._queue: deque[Event] = deque()
+        self._queue: deque[core.Event] = deque()
         self._busy = False
         self._turn_due = False
         self._timer: asyncio.TimerHandle | None = None
@@ -97,6 +77,7 @@ class Actor:
         self._closers = ExitStack()
         self.crashed: Exception | None = None
         self.seen: set[str] = set()  # endpoints that had an instance, some time
+        self._watch: list[Callable[[], None]] = []
 
     # --- Beginning and end -----------------------------------------------------------------------------
 
@@ -107,6 +88,8 @@ class Actor:
         self._time = self.loop.time
         self.departed: asyncio.Future[None] = self.loop.create_future()
         self.runner = Runner(self.endpoints, self.post, self.loop, mesh)
+        if self._host is not None:
+            self._host.attach(self.post, self.loop)
         self._do = self._effects()
         number, options = new_node_id(), self.options
         join = parse_join(options.join, options.mesh, os.environ)
@@ -116,6 +99,8 @@ class Actor:
             await self._listen(number, self._arrangement)
             self._running = True
             self.loop.add_reader(self._inbox.descriptor, self._readable)
+            if self._host is not None:
+                self.post(core.Progressed(0))  # There is an engine: from now on only its steps are progress.
             self._readable()
             await self._join()
         except BaseException:
@@ -151,19 +136,24 @@ class Actor:
             host=plan.host,
             role=int(self._role),
             addresses=addresses,
-            offers=tuple(endpoint.offer() for endpoint in self.endpoints.values()),
+            offers=self._offers(),
             seed=secrets.randbits(64),
+            **self._more,
         )
+
+    def _offers(self) -> tuple[Offer, ...]:
+        offers = tuple(endpoint.offer() for endpoint in self.endpoints.values())
+        return (*offers, self._host.offer()) if self._host else offers
 
     async def _join(self) -> None:
         for remark in self._arrangement.remarks:
-            self._remark(Remark(remark, remark))
+            self._remark(core.Remark(remark, remark))
         await self._arrangement.discovery.start(
             self.node.record(),
-            lambda record: self.post(Found(record)),
-            lambda node: self.post(Lost(node)),
-            lambda address: self.post(Seed(address)),
-            lambda topic, text: self._remark(Remark(topic, text)),
+            lambda record: self.post(core.Found(record)),
+            lambda node: self.post(core.Lost(node)),
+            lambda address: self.post(core.Seed(address)),
+            lambda topic, text: self._remark(core.Remark(topic, text)),
         )
 
     def describe(self) -> str:
@@ -172,12 +162,12 @@ class Actor:
 
     def leave(self, grace_s: float) -> None:
         """Drain: no new work, what runs gets `grace_s`; `departed` is done when we have said goodbye."""
-        self.post(Leave(grace_s))
+        self.post(core.Leave(grace_s))
 
     async def depart(self, grace_s: float, patience_s: float) -> None:
         """Kill our own requests, say goodbye, and stop."""
         for request in list(self._feeds):
-            self.post(Abandon(request, Strength.KILL))
+            self.post(core.Abandon(request, Strength.KILL))
         if self._running:
             self.leave(grace_s)
             await asyncio.wait([self.departed], timeout=patience_s)
@@ -187,6 +177,8 @@ class Actor:
         """Close everything; what was said last gets a moment to leave."""
         self._cut()
         await self.runner.close(HANDLERS_S)
+        if self._host is not None:
+            await self._host.close()
         await self._arrangement.discovery.stop()
         if self._tasks:
             await asyncio.wait(list(self._tasks), timeout=HANDLERS_S)
@@ -198,13 +190,13 @@ class Actor:
         self._disarm()
         self._closers.close()
         for feed in list(self._feeds.values()):
-            self._finish(Finish(feed.request, Reason.DRAINING, feed.position, text=GONE))
+            self._finish(core.Finish(feed.request, Reason.DRAINING, feed.position, text=GONE))
         if not self.departed.done():
             self.departed.set_result(None)
 
     # --- Events ----------------------------------------------------------------------------------------
 
-    def post(self, event: Event) -> None:
+    def post(self, event: core.Event) -> None:
         """An event from local code: handled now, unless one is being handled; flushed when the loop comes by."""
         if not self._running:
             return
@@ -218,8 +210,7 @@ class Actor:
 
     def _posted(self) -> None:
         self._turn_due = False
-        if self._running:
-            self._end_turn()
+        self._end_turn()
 
     def _readable(self) -> None:
         """The inbox has something."""
@@ -227,8 +218,7 @@ class Actor:
             return
         if self._inbox.drain(self._take, self._garbled, links.FRAMES_PER_TURN_MAX):
             self.loop.call_soon(self._readable)  # The descriptor tells of it only once.
-        if self._running:
-            self._end_turn()
+        self._end_turn()
 
     def _take(self, zid: bytes, frame: bytes) -> None:
         if not self._running:
@@ -236,17 +226,17 @@ class Actor:
         try:
             sequence, message = decode(frame)
         except RemoteError as error:
-            self._handle(Garbled(zid, error.reason), self._time())
+            self._handle(core.Garbled(zid, error.reason), self._time())
             return
-        self._handle(Heard(zid, sequence, message, len(frame)), self._time())
+        self._handle(core.Heard(zid, sequence, message, len(frame)), self._time())
 
     def _garbled(self, zid: bytes) -> None:
-        self._handle(Garbled(zid, Reason.MALFORMED), self._time())
+        self._handle(core.Garbled(zid, Reason.MALFORMED), self._time())
 
     def _link_down(self, session: int, reason: Reason) -> None:
-        self.post(LinkDown(session, reason))
+        self.post(core.LinkDown(session, reason))
 
-    def _handle(self, event: Event, now: float) -> None:
+    def _handle(self, event: core.Event, now: float) -> None:
         """The only caller of `handle`. An exception in it is a mistake of ours: this node is done for."""
         self._busy = True
         try:
@@ -258,7 +248,7 @@ class Actor:
         finally:
             self._busy = False
 
-    def _carry_out(self, effects: list[Effect]) -> None:
+    def _carry_out(self, effects: list[core.Effect]) -> None:
         do = self._do
         for effect in effects:
             do[type(effect)](effect)
@@ -273,13 +263,14 @@ class Actor:
     # --- The end of a turn, and the timer ----------------------------------------------------------------
 
     def _end_turn(self) -> None:
+        if not self._running:
+            return
         now = self._time()
         if now - self._timer_at > limits.PAUSE_S:
             self._overdue(now)
         for _ in range(TICKS_PER_TURN_MAX):
-            if self.node.deadline() > now or not self._running:
-                break
-            self._handle(TICK, now)
+            if self._running and self.node.deadline() <= now:
+                self._handle(core.TICK, now)
         if self._running:
             self._arm(now)
 
@@ -289,7 +280,7 @@ class Actor:
         self._disarm()
         while self._inbox.drain(self._take, self._garbled, links.FRAMES_PER_TURN_MAX):
             pass
-        self._handle(Overdue(late_s), now)
+        self._handle(core.Overdue(late_s), now)
 
     def _arm(self, now: float) -> None:
         """Wake up at the node's deadline. A timer that is early does no harm, so it is only ever moved forward."""
@@ -308,61 +299,74 @@ class Actor:
 
     def _alarm(self) -> None:
         self._timer = None
-        if self._running:
-            self._end_turn()
+        self._end_turn()
 
     # --- Effects -----------------------------------------------------------------------------------------
 
     def _effects(self) -> dict[type[Any], Callable[[Any], object]]:
         return {
-            Transmit: self._transmit,
-            Deliver: self._deliver,
-            Open: lambda effect: self._outboxes.open(effect.session, effect.address),
-            Close: lambda effect: self._outboxes.close(effect.session, effect.linger_ms),
-            Announce: self._announce,
-            Instances: self._instances,
-            Remark: self._remark,
-            Finish: self._finish,
-            Start: self.runner.start,
-            Hint: self.runner.hint,
-            Halt: self.runner.halt,
-            Pause: self.runner.pause,
-            Unpause: self.runner.unpause,
-            Departed: self._departed,
+            core.Transmit: self._transmit,
+            core.Deliver: self._deliver,
+            core.Open: lambda effect: self._outboxes.open(effect.session, effect.address),
+            core.Close: lambda effect: self._outboxes.close(effect.session, effect.linger_ms),
+            core.Announce: self._announce,
+            core.Instances: self._instances,
+            core.Remark: self._remark,
+            core.Finish: self._finish,
+            core.Start: self._start,
+            core.Hint: lambda effect: self._runs(effect.leg).hint(effect),
+            core.Halt: lambda effect: self._runs(effect.leg).halt(effect),
+            core.Pause: self.runner.pause,
+            core.Unpause: self.runner.unpause,
+            core.Departed: self._departed,
         }
 
-    def _transmit(self, effect: Transmit) -> None:
+    def _transmit(self, effect: core.Transmit) -> None:
         self._outboxes.send(effect.session, encode(effect.sequence, effect.message))
 
-    def _deliver(self, effect: Deliver) -> None:
+    def _deliver(self, effect: core.Deliver) -> None:
         feed = self._feeds.get(effect.request)
         if feed is not None:
-            feed.deliver(effect.items)
+            feed.deliver(effect.position, effect.items, effect.tokens)
 
-    def _finish(self, effect: Finish) -> None:
+    def _start(self, effect: core.Start) -> None:
+        host = self._host if effect.endpoint not in self.endpoints else None
+        (host or self.runner).start(effect)
+
+    def _runs(self, leg: core.Leg) -> Host | Runner:
+        """What runs a leg."""
+        return self._host if self._host is not None and self._host.holds(leg) else self.runner
+
+    def _finish(self, effect: core.Finish) -> None:
         feed = self._feeds.pop(effect.request, None)
         if feed is not None:
             feed.end(effect)
 
-    def _announce(self, effect: Announce) -> None:
+    def _announce(self, effect: core.Announce) -> None:
         task = self.loop.create_task(self._arrangement.discovery.publish(effect.record), name="announce")
         self._tasks[task] = None
         task.add_done_callback(self._tasks.pop)
 
-    def _instances(self, effect: Instances) -> None:
+    def _instances(self, effect: core.Instances) -> None:
         self.seen |= {effect.endpoint} if effect.nodes else set()
+        for callback in self._watch:
+            self.loop.call_soon(callback)
         for watcher in self._watchers.pop(effect.endpoint, ()):
             if not watcher.done():
                 watcher.set_result(None)
 
-    def _remark(self, effect: Remark) -> None:
+    def _remark(self, effect: core.Remark) -> None:
         self._remarks.say(effect.topic, effect.text, self._time())
 
-    def _departed(self, effect: Departed) -> None:
+    def _departed(self, effect: core.Departed) -> None:
         if not self.departed.done():
             self.departed.set_result(None)
 
     # --- For clients -------------------------------------------------------------------------------------
+
+    def watch(self, callback: Callable[[], None]) -> None:
+        """Call this, in a turn of its own, whenever the live instances of something wanted have changed."""
+        self._watch.append(callback)
 
     async def changed(self, endpoint: str) -> None:
         """Return when the live instances of an endpoint have changed."""
@@ -372,13 +376,12 @@ class Actor:
         try:
             await watcher
         finally:
-            if watcher in watchers:
-                watchers.remove(watcher)
+            watchers[:] = [other for other in watchers if other is not watcher]
 
-    def ask(self, ask: Ask, feed: "Feed") -> None:
+    def ask(self, ask: core.Ask, feed: Feed) -> None:
         """Begin a request; what comes of it goes to the feed."""
         if not self._running or self.departed.done():
-            feed.end(Finish(ask.request, Reason.DRAINING, 0, text=GONE))
+            feed.end(core.Finish(ask.request, Reason.DRAINING, 0, text=GONE))
             return
         self._feeds[ask.request] = feed
         self.post(ask)
@@ -388,7 +391,7 @@ class Actor:
         found = self.node.owner.requests.get(request)
         return tuple(found.nodes) if found is not None else ()
 
-    def forget(self, feed: "Feed") -> None:
+    def forget(self, feed: "StreamFeed") -> None:
         """Nobody holds the stream of this feed any more. Called by the garbage collector, in any thread."""
         if threading.get_ident() == self._thread:
             feed.kill()

@@ -1,6 +1,10 @@
 """Pure. What a holder compares with its owners' heartbeats: for each, how many legs, their digest, and Submits seen."""
 
-from proto.messages import Ping
+from collections.abc import Iterable
+
+from mesh.core import Leg
+from proto import limits
+from proto.messages import LegName, Ping, Sync
 from proto.request import mix
 
 MISMATCHES_BEFORE_SYNC = 2  # one differing digest is a message under way; two in a row are a difference
@@ -40,6 +44,11 @@ class Audit:
             return False
         del self._mismatches[owner]
         return True
+
+    def sync(self, owner: int, held: Iterable[Leg]) -> Sync:
+        """All that is held for an owner, for it to compare."""
+        legs = [LegName(leg.request, leg.attempt) for leg in held]
+        return Sync(self.submits(owner), legs[: limits.LEGS_MAX])
 
     def forget(self, owner: int) -> None:
         """Its sessions are void."""

@@ -8,7 +8,9 @@ from proto.request import OWNER, Leg, Verb, mix, receive, send
 class Claim:
     """One leg of ours."""
 
-    __slots__ = ("attempt", "due", "limit", "ordinal", "peer", "request", "state")
+    __slots__ = (
+        "alone", "attempt", "due", "limit", "ordinal", "peer", "request", "running", "start", "state",
+    )  # fmt: skip
 
     def __init__(self, peer: int, request: int, attempt: int, limit: int, ordinal: int) -> None:
         self.peer = peer
@@ -18,6 +20,9 @@ class Claim:
         self.ordinal = ordinal  # which Submit of the session it was: what a Sync is compared with
         self.state = Leg.SUBMITTED
         self.due = 0  # answers to Cancels that are owed
+        self.start = 0  # of the first unit that it was to make
+        self.running = False  # it has its slot, as far as we were told
+        self.alone = False  # it was sent as a suspect
 
     def cancel(self, strength: Strength, reason: Reason, position: int) -> Cancel | None:
         """The Cancel to send, or None if the leg is past it."""
@@ -53,6 +58,10 @@ class Claims:
     def get(self, peer: int, request: int, attempt: int) -> Claim | None:
         """The leg of this name."""
         return self._legs.get((peer, request, attempt))
+
+    def at(self, peer: int) -> dict[tuple[int, int], Claim]:
+        """All legs there, by request and attempt."""
+        return self._by_peer.get(peer) or {}
 
     def of(self, peer: int) -> list[Claim]:
         """All legs there."""

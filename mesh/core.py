@@ -14,7 +14,7 @@ from proto.errors import Reason
 from proto.messages import Ignored, Message, Record, Strength, Tokens
 
 
-class Leg(Struct, frozen=True, array_like=True, gc=False):
+class Leg(Struct, frozen=True, array_like=True, gc=False, cache_hash=True):
     """The name of a leg held here: whose it is, which request, which attempt."""
 
     owner: int
@@ -67,7 +67,10 @@ class Seed(Struct):
 
 
 class Want(Struct):
-    """Somebody here wants to call this endpoint: dial who serves it, and keep saying who is live."""
+    """Somebody here wants to call this endpoint: dial who serves it, and keep saying who is live.
+
+    One that ends with a slash stands for all that begin so.
+    """
 
     endpoint: str
 
@@ -89,12 +92,14 @@ class Ask(Struct):
     payload: bytes = b""
     prompt: Sequence[int] = ()
     policy: str = "round_robin"
+    routed: bool = False  # a router is asked first, if there is one
     pinned: int = 0  # a node: `direct`
+    barred: tuple[int, ...] = ()  # nodes that must not get it
     window: int = 256  # positions in flight that the caller is willing to hold
     timeout_s: float = 0.0  # 0: none
     stall_s: float = 0.0  # longest silence of an accepted leg; 0: any
     patience_s: float = 2.0  # how long to wait for a first instance
-    moves_max: int = 8  # placements after a loss
+    moves_max: int = 8  # placements after a loss, in a row without a new unit
     trace: str = ""
     metadata: dict[str, str] = {}
 
@@ -125,6 +130,14 @@ class Produced(Struct, gc=False):
     tokens: Sequence[int] = ()
 
 
+class Stepped(Struct, gc=False):
+    """What one step of an engine made: for each leg its new tokens, and an item for each token or none at all."""
+
+    made: Sequence[tuple[Leg, Sequence[int], Sequence[bytes]]]
+    cached: Sequence[tuple[Leg, int]] = ()  # positions of a prompt that were found in a cache
+    steps: int = 1
+
+
 class Checkpointed(Struct, gc=False):
     """The handler can go on from here with `state`, anywhere."""
 
@@ -136,6 +149,7 @@ class Finished(Struct, gc=False):
     """What `Start` started has returned, and its room is free."""
 
     leg: Leg
+    reason: Reason = Reason.COMPLETE  # or LENGTH
 
 
 class Failed(Struct, gc=False):
@@ -149,9 +163,10 @@ class Failed(Struct, gc=False):
 
 
 class Yielded(Struct, gc=False):
-    """What `Halt` halted is gone, and its room is free."""
+    """What `Halt` halted is gone, or has been given up by itself, and its room is free."""
 
     leg: Leg
+    reason: Reason | None = None  # PREEMPT: nobody halted it, its room was needed
 
 
 class Progressed(Struct, gc=False):
@@ -222,7 +237,7 @@ class Remark(Struct):
 
 
 class Deliver(Struct, gc=False):
-    """Units from `position` on, never twice and never with a gap."""
+    """Units from `position` on, never twice and never with a gap. Tokens have an item each, or there are no items."""
 
     request: int
     position: int
@@ -241,6 +256,8 @@ class Finish(Struct):
     retry_ms: int = 0
     attempts: int = 0
     nodes: tuple[int, ...] = ()
+    cached: int = 0  # positions of the prompt that the last holder did not have to compute
+    why: str = ""  # the router's reason for the last placement
 
 
 # --- Effects: towards what runs a leg ------------------------------------------------------------------
@@ -327,7 +344,7 @@ class PeerChanged(Struct, gc=False):
 Event = (
     Heard | Garbled | LinkDown | Found | Lost | Seed | Want | Tick
     | Ask | Consumed | Abandon
-    | Produced | Checkpointed | Finished | Failed | Yielded | Progressed | Leave | Overdue
+    | Produced | Stepped | Checkpointed | Finished | Failed | Yielded | Progressed | Leave | Overdue
 )  # fmt: skip
 Effect = (
     Open | Close | Transmit | Announce | Instances | Remark

@@ -16,6 +16,7 @@ class Held:
     """A leg from Submit to its last word."""
 
     __slots__ = (
+        "cached",
         "checkpoint",
         "checkpoint_position",
         "deadline",
@@ -24,12 +25,14 @@ class Held:
         "halting",
         "limit",
         "name",
+        "noted",
         "offer",
         "orphan",
         "part",
         "paused",
         "pending",
         "position",
+        "queued",
         "sent",
         "started",
         "state",
@@ -53,14 +56,19 @@ class Held:
         self.pending: deque[Stretch] = deque()  # produced, not sent for want of credit
         self.part: Part | None = None  # its part of the chunk that is being gathered
         self.due: list[Strength] = []  # Cancels that wait for their answer
+        self.queued = False  # it had to wait for its slot
         self.started = False  # its handler runs: the slot is taken
         self.paused = False
         self.halting: Reason | None = None  # why its handler was told to go
         self.end: tuple[Reason, str, str, bool] | None = None  # how its handler ended: reason, name, text, retryable
         self.orphan = False  # its owner is gone: nobody to tell
+        self.cached = 0  # positions of its prompt that were found in a cache: told with its next part
+        self.noted = False  # its tokens have items, which a hand-over cannot carry
 
     def produce(self, tokens: list[int], items: list[bytes]) -> None:
         """Append what the handler made."""
+        assert not (tokens and items) or len(tokens) == len(items), "a token has one item"
+        self.noted = self.noted or bool(tokens and items)
         self.pending.append((self.position, tokens, items, None))
         self.position += len(tokens) or len(items)
         self.tokens.extend(tokens)
@@ -103,7 +111,7 @@ class Held:
         assert self.end is not None
         reason, exception, text, retryable = self.end
         name = self.name
-        if reason in (Reason.COMPLETE, Reason.STOPPED):
+        if reason in (Reason.COMPLETE, Reason.LENGTH, Reason.STOPPED):
             return End(name.request, name.attempt, self.sent, int(reason))
         return Error(name.request, name.attempt, self.sent, int(reason), retryable, exception, text)
 
@@ -113,7 +121,8 @@ class Held:
 
     def _partial_state(self) -> Resume | None:
         if self.tokens:
-            return Resume(len(self.tokens), codec.pack(self.tokens))
+            tokens = self.tokens[: self.sent] if self.noted else self.tokens
+            return Resume(len(tokens), codec.pack(tokens)) if tokens else None
         if self.checkpoint or self.submit.resume is not None:
             return Resume(self.checkpoint_position, state=self.checkpoint)
         return None

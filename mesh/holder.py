@@ -4,26 +4,15 @@ A leg's slot is given back when what `Start` started says that it has ended, and
 answered is a slot that is free. Parts are gathered and leave at the end of the turn. proto/README.md, "Requests".
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from math import inf
 
 from mesh.audit import Audit
-from mesh.core import (
-    Checkpointed,
-    Failed,
-    Finished,
-    Halt,
-    Hint,
-    Pause,
-    Produced,
-    Unpause,
-    Yielded,
-)
-from mesh.core import (
-    Leg as LegName,
-)
+from mesh.core import Checkpointed, Failed, Finished, Halt, Hint, Pause, Produced, Stepped, Unpause, Yielded
+from mesh.core import Leg as LegName
 from mesh.held import Held
+from mesh.leaving import Leaving
 from mesh.outgoing import Outbound
 from mesh.ports import Ports, Table, receive
 from mesh.pulse import Progress
@@ -44,10 +33,6 @@ from proto.messages import (
     Reject,
     Strength,
     Submit,
-    Sync,
-)
-from proto.messages import (
-    LegName as WireLeg,
 )
 from proto.request import HOLDER, Leg, Verb, digest, send, verb
 
@@ -62,15 +47,15 @@ class Holder:
         self._out = ports.out
         self._count = ports.count
         self._send = ports.send
-        self._elsewhere = elsewhere
         self.legs: dict[LegName, Held] = {}
         self.slots = Slots(settings.offers, settings.slots, settings.queue)
-        self.leaving = False
-        self._grace_ends = inf
+        self._leaving = Leaving(self.legs, elsewhere, self._hand_over, self._halt)
+        self.leave, self.move_on = self._leaving.begin, self._leaving.move_on
         self._tombstones = Tombstones()
         self._audit = Audit()
         self._outbound = Outbound()
         self._timers: Timers[LegName] = Timers()
+        self._engine = settings.engine
         self.progress = Progress()
         table: Table = {
             Submit: self._submit,
@@ -82,12 +67,11 @@ class Holder:
 
     def deadline(self) -> float:
         """When `tick` is wanted; the past while there are parts to flush."""
-        return -inf if self._outbound else min(self._timers.deadline(), self._grace_ends)
+        return -inf if self._outbound else min(self._timers.deadline(), self._leaving.grace_ends)
 
     def tick(self, now: float) -> None:
         """Flush what was gathered, then let due timers act."""
-        if now >= self._grace_ends:
-            self._end_of_grace(now)
+        self._leaving.tick(now)
         for name in self._timers.due(now):
             self._count("legs.deadline")
             self._halt(self.legs[name], Reason.DEADLINE, now)
@@ -97,7 +81,8 @@ class Holder:
 
     def load(self) -> tuple[int, Load]:
         """Progress and load for a Pong."""
-        return self.progress.look(), self.slots.load()
+        idle = bool(self._engine) and not self.slots.busy(self._engine)
+        return self.progress.look(idle), self.slots.load()
 
     # --- Messages from owners --------------------------------------------------------------------------
 
@@ -121,10 +106,12 @@ class Holder:
             return Reason.STALE, 0, "cancelled before it came"
         if endpoint not in self._offers:
             return Reason.NO_ENDPOINT, 0, f"{endpoint} is not served here"
-        if self.leaving:
+        if self._leaving.begun:
             return Reason.DRAINING, 0, "leaving"
         if message.resume is not None and message.resume.state and not self._offers[endpoint].resumable:
             return Reason.INVALID, 0, f"{endpoint} cannot resume"
+        if self.slots.suspect is not None:
+            return Reason.BUSY, BUSY_RETRY_MS, "a suspect runs alone here"
         if self.slots.full(endpoint):
             return Reason.BUSY, BUSY_RETRY_MS, f"{self.slots.running} running, {self.slots.waiting} waiting"
         return None
@@ -138,10 +125,21 @@ class Holder:
         self._audit.held(*_fields(name))
         if deadline < inf:
             self._timers.set(name, deadline)
-        self._send(name.owner, Accept(name.request, name.attempt, message.position, self.slots.waiting), now)
+        if message.suspect:
+            self._isolate(name, now)
+        free = self.slots.running == 0 if message.suspect else self.slots.free(message.endpoint)
+        place = 0 if free else self.slots.waiting + 1
+        self._send(name.owner, Accept(name.request, name.attempt, message.position, place), now)
         self._count("legs.accepted")
+        self.legs[name].queued = place > 0
         self.slots.enqueue(message.endpoint, name)
         self._fill()
+
+    def _isolate(self, name: LegName, now: float) -> None:
+        """A suspect runs alone: the others go on elsewhere, or it waits for them."""
+        self._count("legs.suspects")
+        self.slots.suspect = name
+        self._leaving.clear(Reason.PREEMPT, now)
 
     def _fill(self) -> None:
         """Start what waits, while there is room."""
@@ -149,6 +147,8 @@ class Holder:
             held = self.legs[name]
             held.started = True
             self._out.append(held.start())
+            if held.queued:
+                self._outbound.to(name.owner).started(held)
 
     def _credit(self, owner: int, message: Credit, now: float) -> None:
         for grant in message.grants:
@@ -203,15 +203,16 @@ class Holder:
         if self._audit.differs(owner, message):
             self._count("sync.sent")
             self._flush(owner, now)
-            held = [held.name for held in self.legs.values() if held.name.owner == owner and not held.orphan]
-            legs = [WireLeg(name.request, name.attempt) for name in held]
-            self._send(owner, Sync(self._audit.submits(owner), legs[: limits.LEGS_MAX]), now)
+            self._send(owner, self._audit.sync(owner, [held.name for held in self._of(owner)]), now)
+
+    def _of(self, owner: int) -> list[Held]:
+        return [held for held in self.legs.values() if held.name.owner == owner and not held.orphan]
 
     def peer_down(self, owner: int, now: float) -> None:
         """The owner's sessions are void: nobody wants what we do for it."""
         self._outbound.take(owner)
         self._audit.forget(owner)
-        for held in [held for held in self.legs.values() if held.name.owner == owner and not held.orphan]:
+        for held in self._of(owner):
             self._count("legs.orphaned")
             held.orphan = True
             held.part = None
@@ -228,6 +229,34 @@ class Holder:
         held.produce(list(event.tokens), list(event.items))
         self._pump(held, now)
 
+    def stepped(self, event: Stepped, now: float) -> None:
+        """An engine made a step. This runs for each token that the mesh serves, so what is common is inline."""
+        self.progress.made(event.steps)
+        legs, outbound = self.legs, self._outbound
+        for name, cached in event.cached:
+            if name in legs:
+                legs[name].cached = cached
+        for name, tokens, items in event.made:
+            held = legs.get(name)
+            if held is None or not held.started or held.state is Leg.KILLING:
+                continue
+            end = held.position + len(tokens)
+            if items or held.pending or end > held.limit:
+                held.produce(list(tokens), list(items))
+                self._pump(held, now)
+            else:
+                outbound.to(name.owner).one(held, held.position, tokens)
+                held.tokens += tokens
+                held.position = held.sent = end
+        if self.slots.suspect is not None:
+            self._absolve(event.made)
+
+    def _absolve(self, made: Sequence[tuple[LegName, Sequence[int], Sequence[bytes]]]) -> None:
+        """A suspect that has made a unit has not killed us."""
+        for name, _, _ in made:
+            if self.slots.absolve(name):
+                self._fill()
+
     def checkpointed(self, event: Checkpointed, now: float) -> None:
         """From here on it can be resumed with this state."""
         held = self.legs.get(event.leg)
@@ -241,7 +270,7 @@ class Holder:
         held = self._room_back(event.leg)
         if held is not None:
             stopped = held.state is Leg.STOPPING
-            self._over(held, (Reason.STOPPED if stopped else Reason.COMPLETE, "", "", False), now)
+            self._over(held, (Reason.STOPPED if stopped else event.reason, "", "", False), now)
 
     def failed(self, event: Failed, now: float) -> None:
         """The handler raised."""
@@ -255,10 +284,10 @@ class Holder:
         held = self._room_back(event.leg)
         if held is None:
             return
-        if held.state is not Leg.KILLING and held.halting in (Reason.DRAIN, Reason.PREEMPT):
-            self._hand_over(held, held.halting, now)
+        reason = held.halting or event.reason or Reason.KILLED
+        if held.state is not Leg.KILLING and reason in (Reason.DRAIN, Reason.PREEMPT):
+            self._hand_over(held, reason, now)
         else:
-            reason = held.halting or Reason.KILLED
             self._over(held, (reason, "", "", False), now)
 
     def _room_back(self, name: LegName) -> Held | None:
@@ -267,6 +296,7 @@ class Holder:
         if held is None or not held.started:
             return None
         held.started = False
+        self.slots.absolve(name)
         self.slots.give_back(held.submit.endpoint)
         self._fill()
         return held
@@ -319,6 +349,8 @@ class Holder:
             self._audit.ended(*_fields(name))
         if not held.started:
             self.slots.dequeue(held.submit.endpoint, name)
+        if self.slots.absolve(name):
+            self._fill()
         self._tombstones.add(name, held.sent, now)
         self._timers.clear(name)
         del self.legs[name]
@@ -326,32 +358,6 @@ class Holder:
     def _flush(self, owner: int, now: float) -> None:
         for message in self._outbound.take(owner):
             self._send(owner, message, now)
-
-    # --- Leaving -----------------------------------------------------------------------------------------
-
-    def leave(self, grace_s: float, now: float) -> None:
-        """No new work. What waits is handed over now, what can resume as soon as somebody else is there."""
-        self.leaving = True
-        self._grace_ends = min(self._grace_ends, now + grace_s)
-        for held in list(self.legs.values()):
-            if not held.started and held.end is None and held.state is Leg.RUNNING:
-                self._hand_over(held, Reason.DRAIN, now)
-        self.move_on(now)
-
-    def move_on(self, now: float) -> None:
-        """While leaving: hand over what another node could go on with."""
-        if not self.leaving:
-            return
-        for held in list(self.legs.values()):
-            if held.started and held.resumable() and self._elsewhere(held.submit.endpoint):
-                self._halt(held, Reason.DRAIN, now)
-
-    def _end_of_grace(self, now: float) -> None:
-        """Hand over what can be, and fail the rest: it had its time."""
-        self._grace_ends = inf
-        for held in list(self.legs.values()):
-            last = Reason.STOPPED if held.state is Leg.STOPPING else Reason.DRAINING
-            self._halt(held, Reason.DRAIN if held.resumable() else last, now)
 
     def _halt(self, held: Held, reason: Reason, now: float) -> None:
         """End a leg for a reason of ours."""

@@ -12,6 +12,7 @@ from typing import Any
 from msgspec import structs
 
 from mesh import hellos
+from mesh.acquaintances import stands_for
 from mesh.core import (
     Abandon,
     Announce,
@@ -41,6 +42,7 @@ from mesh.core import (
     Received,
     Remark,
     Seed,
+    Stepped,
     Tick,
     Want,
     Yielded,
@@ -50,12 +52,15 @@ from mesh.owner import Owner
 from mesh.peer import Peer
 from mesh.peers import Peers
 from mesh.ports import Ports
+from mesh.routing import Routing
 from mesh.settings import Settings
 from proto.errors import Reason
 from proto.messages import Load, Record
 
 BYE_LINGER_MS = 2_000  # time for the last words to leave
 FORCE_S = 5.0  # after the end of grace: how long a handler may ignore its end before we go without it
+
+ROUND_ROBIN = "round_robin"
 
 __all__ = ["Node", "Settings"]
 
@@ -70,11 +75,12 @@ class Node:
         self._requests = 0
         self._leaving = inf  # when we go, ready or not
         self._departed = False
-        self._instances: dict[str, tuple[int, ...]] = {}
+        self._instances: dict[str, dict[str, tuple[int, ...]]] = {}
         random = Random(f"{settings.seed}/{settings.node}")
         self.peers = Peers(settings, random, self._out, self._count, self._summary, self._load)
         ports = Ports(self._out, self._count, self.peers.send, self.peers.drop)
-        self.owner = Owner(random, ports, self.peers.serving)
+        self.owner = Owner(random, ports, self.peers.serving, now)
+        self.routing = Routing(settings.policy or ROUND_ROBIN, random, self.peers.serving, self.peers.send, self._count)
         self.holder = Holder(settings, ports, self._elsewhere)
         self._handlers: dict[type[Any], Callable[[Any, float], object]] = {
             Heard: self.peers.heard,
@@ -91,6 +97,7 @@ class Node:
             Consumed: self.owner.consumed,
             Abandon: self.owner.abandon,
             Produced: self.holder.produced,
+            Stepped: self.holder.stepped,
             Checkpointed: self.holder.checkpointed,
             Finished: self.holder.finished,
             Failed: self.holder.failed,
@@ -139,6 +146,15 @@ class Node:
         """Live nodes that take new work for an endpoint."""
         return tuple(peer.node for peer in self.peers.serving(endpoint) if peer.ready)
 
+    def offered(self, wish: str) -> dict[str, tuple[int, ...]]:
+        """Live nodes that take new work, by endpoint, for all endpoints that a wish stands for."""
+        found: dict[str, list[int]] = {}
+        for node, peer in sorted(self.peers.by_node.items()):
+            for endpoint in peer.offers if peer.ready else ():
+                if stands_for(wish, endpoint):
+                    found.setdefault(endpoint, []).append(node)
+        return {endpoint: tuple(nodes) for endpoint, nodes in found.items()}
+
     def record(self) -> Record:
         """Our own record, for discovery."""
         return self.settings.record()
@@ -184,10 +200,13 @@ class Node:
 
     def _tell(self, event: Inner, now: float) -> None:
         if type(event) is Received:
-            self.owner.received(event.peer, event.message, now) or self.holder.received(event.peer, event.message, now)
+            for core in (self.owner, self.holder, self.routing):
+                if core.received(event.peer, event.message, now):
+                    break
         elif isinstance(event, PeerDown):
             self.owner.peer_down(event.peer, event.reason, now)
             self.holder.peer_down(event.peer, now)
+            self.routing.peer_down(event.peer)
             self._refresh(now)
         elif isinstance(event, PeerHung):
             self.owner.peer_hung(event.peer, now)
@@ -211,11 +230,13 @@ class Node:
             self._leave(Leave(0.0), now)
 
     def _refresh(self, now: float) -> None:
-        for endpoint in self.peers.wanted():
-            nodes = self.instances(endpoint)
-            if nodes != self._instances.get(endpoint, ()):
-                self._instances[endpoint] = nodes
-                self._out.append(Instances(endpoint, nodes))
+        for wish in self.peers.wanted():
+            found = self.offered(wish)
+            for endpoint in [*found, *(gone for gone in self._instances.get(wish, {}) if gone not in found)]:
+                nodes = found.get(endpoint, ())
+                if nodes != self._instances.get(wish, {}).get(endpoint, ()):
+                    self._out.append(Instances(endpoint, nodes))
+            self._instances[wish] = found
 
     def _found(self, event: Found, now: float) -> None:
         self.peers.found(event.record, now)
@@ -223,7 +244,6 @@ class Node:
 
     def _want(self, event: Want, now: float) -> None:
         self.peers.want(event.endpoint, now)
-        self._instances.setdefault(event.endpoint, ())
         self._refresh(now)
 
     def _tick(self, event: Tick, now: float) -> None:

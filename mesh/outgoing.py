@@ -4,12 +4,15 @@ A leg's part is extended while the turn lasts. Chunks are cut at CHUNK_BYTES_TAR
 behind megabytes, and in any case before a frame could grow beyond its bound.
 """
 
+from collections.abc import Sequence
+
 from mesh.held import Held, Stretch
 from proto import codec, limits
 from proto.messages import Chunk, Message, Part
 
 PART_BYTES = 16  # numbers and headers of a part
 TOKEN_BYTES = 5  # the largest token id
+ONE_TOKENS_MAX = 1024  # what `one` takes: far below what makes a chunk of its own
 
 
 class Outgoing:
@@ -27,8 +30,9 @@ class Outgoing:
         """Put a stretch of a leg's stream into the newest chunk, or into as many as it needs."""
         position, tokens, items, checkpoint = stretch
         size = PART_BYTES + TOKEN_BYTES * len(tokens) + sum(map(len, items)) + len(checkpoint or b"")
-        if (size > limits.CHUNK_BYTES_TARGET or len(items) > limits.ITEMS_MAX) and len(tokens) + len(items) > 1:
-            half = (len(tokens) or len(items)) // 2
+        units = len(tokens) or len(items)
+        if (size > limits.CHUNK_BYTES_TARGET or len(items) > limits.ITEMS_MAX) and units > 1:
+            half = units // 2
             self.add(held, (position, tokens[:half], items[:half], None))
             self.add(held, (position + half, tokens[half:], items[half:], checkpoint))
         else:
@@ -42,17 +46,44 @@ class Outgoing:
             part = None
         self._bytes += size
         if part is None or part.checkpoint is not None or len(part.items or ()) + len(items) > limits.ITEMS_MAX:
-            part = held.part = Part(
-                held.name.request, held.name.attempt, position, list(tokens), list(items) or None, checkpoint
-            )
-            self._chunks[-1].append(part)
-            self._open.append(held)
+            self._begin(held, Part(held.name.request, held.name.attempt, position, list(tokens), list(items) or None))
+            assert held.part is not None
+            held.part.checkpoint = checkpoint
             return
         assert isinstance(part.tokens, list)
         part.tokens.extend(tokens)
         if items:
             part.items = [*(part.items or ()), *items]
         part.checkpoint = checkpoint
+
+    def _begin(self, held: Held, part: Part) -> None:
+        part.cached, held.cached = held.cached, 0
+        held.part = part
+        self._chunks[-1].append(part)
+        self._open.append(held)
+
+    def started(self, held: Held) -> None:
+        """Say that a leg which had to wait has its slot now."""
+        self.add(held, (held.sent, [], [], None))
+
+    def one(self, held: Held, position: int, tokens: Sequence[int]) -> None:
+        """The common case of `add`, once for each stream and step: a few tokens and nothing else."""
+        size = PART_BYTES + TOKEN_BYTES * len(tokens)
+        part = held.part
+        if self._bytes + size > limits.CHUNK_BYTES_TARGET or len(tokens) > ONE_TOKENS_MAX:
+            self.add(held, (position, list(tokens), [], None))
+        elif part is not None and part.checkpoint is None and part.items is None and type(part.tokens) is list:
+            part.tokens += tokens
+            self._bytes += size
+        elif part is not None or len(self._chunks[-1]) >= limits.PARTS_MAX:
+            self.add(held, (position, list(tokens), [], None))
+        else:
+            self._bytes += size
+            name = held.name
+            part = held.part = Part(name.request, name.attempt, position, list(tokens), None, None, held.cached)
+            held.cached = 0
+            self._chunks[-1].append(part)
+            self._open.append(held)
 
     def end(self, message: Message) -> None:
         """The last word about a leg; it goes after every part."""

@@ -10,27 +10,29 @@ from functools import partial
 from math import inf
 from random import Random
 
+from mesh.budget import Budget
 from mesh.claims import Claim, Claims
 from mesh.core import Abandon, Ask, Consumed, Deliver
+from mesh.dispatch import ROUTE, STALL, WAIT, Dispatch
 from mesh.grants import Grants
 from mesh.peer import Peer
 from mesh.placing import Placing
 from mesh.ports import Ports, Table, receive
 from mesh.request import Request
 from mesh.timers import Timers
-from proto import codec, limits
+from proto import codec
 from proto.errors import Reason, RemoteError
-from proto.messages import Accept, Cancel, Cancelled, Chunk, End, Error, Migrate, Part, Reject, Strength, Sync
+from proto.messages import Accept, Cancel, Cancelled, Chunk, End, Error, Migrate, Part, Placed, Reject, Strength, Sync
 from proto.request import OWNER, Leg, Verb, send
 
 MIGRATIONS_MAX = 64  # moves that a holder asked for: a rolling restart of that many nodes during one request
-WAIT, DEADLINE, STALL = "wait", "deadline", "stall"
+DEADLINE = "deadline"
 
 
 class Owner:
     """All requests of this node. `serving` lists live peers for an endpoint."""
 
-    def __init__(self, random: Random, ports: Ports, serving: Callable[[str], list[Peer]]) -> None:
+    def __init__(self, random: Random, ports: Ports, serving: Callable[[str], list[Peer]], now: float) -> None:
         self._out = ports.out
         self._count = ports.count
         self._send = ports.send
@@ -38,7 +40,10 @@ class Owner:
         self.claims = Claims()
         self._placing = Placing(random, self.claims, serving)
         self._grants = Grants()
+        self._budget = Budget(now)
         self._timers: Timers[tuple[str, int]] = Timers()
+        self._dispatch = Dispatch(self._placing, self.requests, self.claims, self._timers, ports, self._finish)
+        self.peer_ready = self._dispatch.peer_ready
         table: Table = {
             Chunk: self._chunk,
             Accept: self._accept,
@@ -48,6 +53,7 @@ class Owner:
             Migrate: self._migrate,
             Cancelled: self._cancelled,
             Sync: self._sync,
+            Placed: self._dispatch.placed,
         }
         self.received = partial(receive, table, ports)
 
@@ -66,7 +72,7 @@ class Owner:
             elif kind == STALL:
                 self._look_at_stall(request, now)
             else:
-                self._waited(request, now)
+                self._dispatch.kinds[kind](request, now)
 
     def overdue(self, late_s: float, now: float) -> None:
         """We were stopped: a stream's silence in that time does not count. Deadlines do: they are promises."""
@@ -82,7 +88,7 @@ class Owner:
         self._count("requests.asked")
         if request.deadline < inf:
             self._timers.set((DEADLINE, request.number), request.deadline)
-        self._place(request, now)
+        self._dispatch.place(request, now)
 
     def consumed(self, event: Consumed, now: float) -> None:
         """The caller has taken more: grant more once half the window is used."""
@@ -111,47 +117,6 @@ class Owner:
             request.stopping = True
             self._cancel(request.claim, Strength.STOP, Reason.STOPPED, request.position, now)
 
-    # --- Placing ---------------------------------------------------------------------------------------
-
-    def _place(self, request: Request, now: float) -> None:
-        """Submit it to an instance, or let it wait for one."""
-        peer = self._placing.choose(request, now)
-        if peer is None:
-            self._timers.set((WAIT, request.number), self._placing.wait(request, now))
-            return
-        self._unwait(request)
-        self._submit(request, peer, now)
-
-    def _unwait(self, request: Request) -> None:
-        if self._placing.waiting.remove(request):
-            self._timers.clear((WAIT, request.number))
-
-    def _waited(self, request: Request, now: float) -> None:
-        self._place(request, now)
-        if request.waiting and self._placing.out_of_patience(request, now):
-            reason, text = self._placing.verdict(request)
-            self._finish(request, reason, now, text=text)
-
-    def peer_ready(self, peer: Peer, now: float) -> None:
-        """A peer came up or changed: what waits for its endpoints may go there."""
-        waiting = self._placing.waiting
-        if waiting and peer.ready:
-            for endpoint in peer.offers:
-                for number in waiting.of(endpoint):
-                    self._place(self.requests[number], now)
-
-    def _submit(self, request: Request, peer: Peer, now: float) -> None:
-        if request.attempt >= limits.ATTEMPT_MAX:
-            self._finish(request, Reason.MOVED_TOO_OFTEN, now, text=f"{request.attempt} attempts")
-            return
-        request.resumable = request.resumable or peer.offers[request.ask.endpoint].resumable
-        request.next_attempt(peer.node, now)
-        limit = request.limit()
-        request.claim = self.claims.add(peer.node, request.number, request.attempt, limit)
-        if request.ask.stall_s > 0:
-            self._timers.set((STALL, request.number), now + request.ask.stall_s)
-        self._send(peer.node, request.submit(limit, now), now)
-
     # --- Messages from holders -------------------------------------------------------------------------
 
     def _claim(self, peer: int, message: Accept | Reject | End | Error | Migrate | Part, now: float) -> Claim | None:
@@ -174,19 +139,52 @@ class Owner:
         claim = self._claim(peer, message, now)
         if claim is not None:
             claim.receive(Verb.ACCEPT)
+            claim.running = message.waiting == 0
             request = self._current(claim)
             if request is not None:
                 request.heard, request.rejects, request.pinned = now, 0, 0
 
     def _chunk(self, peer: int, message: Chunk, now: float) -> None:
+        """This runs for each token that the mesh serves, so what is common is inline: tokens that continue a request
+        and are within its credit. `_part` is the rule; this is the short cut."""
+        claims, requests, out = self.claims.at(peer), self.requests, self._out
         for part in message.parts:
-            claim = self._claim(peer, part, now)
-            if claim is None:
+            claim = claims.get((part.request, part.attempt))
+            request = requests.get(part.request)
+            tokens = part.tokens
+            if (
+                claim is None
+                or request is None
+                or request.claim is not claim
+                or claim.state is not Leg.RUNNING
+                or type(tokens) is not list
+                or not tokens
+                or part.position != request.position
+                or part.items is not None
+                or part.cached
+                or part.position + len(tokens) > claim.limit
+                or len(request.tokens) != request.position
+            ):
+                self._part(peer, part, now)
                 continue
-            claim.receive(Verb.CHUNK)
-            request = self._current(claim)
-            if request is not None:
-                self._take(request, claim, part, now)
+            request.position += len(tokens)
+            request.tokens += tokens
+            request.heard = now
+            if request.moves or request.suspect or request.unheard:
+                request.absolve()
+            claim.running = True
+            out.append(Deliver(part.request, part.position, (), tokens))
+
+    def _part(self, peer: int, part: Part, now: float) -> None:
+        claim = self._claim(peer, part, now)
+        if claim is None:
+            return
+        claim.receive(Verb.CHUNK)
+        claim.running = True
+        request = self._current(claim)
+        if request is not None:
+            request.cached = part.cached or request.cached
+            self._take(request, claim, part, now)
 
     def _take(self, request: Request, claim: Claim, part: Part, now: float) -> None:
         """Deliver what continues the request; drop what was delivered before; move on a gap."""
@@ -234,7 +232,7 @@ class Owner:
         request = self._ended(peer, message, Verb.ERROR, now)
         if request is None:
             return
-        if message.retryable and not request.stopping:
+        if message.retryable and not request.stopping and self._budget.spend(now):
             request.exclude(peer, now)
             self._again(request, Reason.of(message.reason), now)
         else:
@@ -253,7 +251,7 @@ class Owner:
             told = Reason.UNAVAILABLE if reason in (Reason.DRAINING, Reason.NO_ENDPOINT, Reason.STALE) else reason
             self._finish(request, told, now, text=message.text)
         else:
-            self._place(request, now)
+            self._dispatch.place(request, now)
 
     def _migrate(self, peer: int, message: Migrate, now: float) -> None:
         request = self._ended(peer, message, Verb.MIGRATE, now)
@@ -270,12 +268,13 @@ class Owner:
         if tokens:
             self._out.append(Deliver(request.number, start, (), tokens))
         request.migrations += 1
+        request.homeless = now
         if request.stopping:
             self._finish(request, Reason.STOPPED, now)
         elif request.migrations > MIGRATIONS_MAX:
             self._finish(request, Reason.MOVED_TOO_OFTEN, now, text=f"{request.migrations} migrations")
         else:
-            self._place(request, now)
+            self._dispatch.place(request, now)
 
     def _cancelled(self, peer: int, message: Cancelled, now: float) -> None:
         claim = self.claims.get(peer, message.request, message.attempt)
@@ -303,9 +302,12 @@ class Owner:
             if request is not None:
                 request.claim = None
                 if reason is Reason.LEFT and claim.state is Leg.SUBMITTED:
-                    self._place(request, now)  # an Accept would have come before the Bye: nothing of it was started
-                else:
-                    self._lost(request, reason, peer, now)
+                    self._dispatch.place(request, now)  # an Accept would have come before the Bye: nothing was started
+                    continue
+                if reason is Reason.LINK_LOST and request.blame(claim):
+                    self._count("requests.suspects")
+                self._lost(request, reason, peer, now)
+        self._dispatch.router_down(peer, now)
 
     def peer_hung(self, peer: int, now: float) -> None:
         """What can go on elsewhere does; the rest waits for the engine or for its deadline."""
@@ -323,6 +325,7 @@ class Owner:
 
     def _lost(self, request: Request, reason: Reason, peer: int, now: float) -> None:
         self._count("requests.lost_legs")
+        request.homeless = now
         if request.stopping:
             self._finish(request, Reason.STOPPED, now)
         elif request.resumable:
@@ -347,7 +350,7 @@ class Owner:
             self._finish(request, Reason.MOVED_TOO_OFTEN, now, text=text)
         else:
             self._count("requests.moved")
-            self._place(request, now)
+            self._dispatch.place(request, now)
 
     def _look_at_stall(self, request: Request, now: float) -> None:
         due = request.heard + request.ask.stall_s
@@ -370,10 +373,12 @@ class Owner:
 
     def _finish(self, request: Request, reason: Reason, now: float, name: str = "", text: str = "") -> None:
         """The one door: whatever the end is, it is told once, and nothing of the request stays but legs that owe us."""
-        self._unwait(request)
+        self._dispatch.unwait(request)
         del self.requests[request.number]
-        for kind in (DEADLINE, STALL, WAIT):
+        for kind in (DEADLINE, STALL, WAIT, ROUTE):
             self._timers.clear((kind, request.number))
+        if reason in (Reason.COMPLETE, Reason.LENGTH):
+            self._budget.earn()
         if request.claim is not None:
             self._cancel(request.claim, Strength.KILL, reason, request.position, now)
         self._count(f"requests.finished.{reason.label}")

@@ -7,10 +7,11 @@ from mesh.claims import Claims
 from mesh.peer import Peer
 from mesh.placement import POLICIES, Candidate
 from mesh.request import Request
+from mesh.routing import ROUTER
 from mesh.waiting import Waiting
 from proto.errors import Reason
 
-MOVED_PATIENCE_S = 30.0  # a request that was running waits that long for another instance: time for a restart
+LATE_ROUTER_S = 1.0  # a router that did not answer in time is not asked for that long
 
 
 class Placing:
@@ -21,30 +22,50 @@ class Placing:
         self._claims = claims
         self._serving = serving
         self._cursor: dict[str, int] = {}
+        self._late: dict[int, float] = {}  # routers that are not to be asked before a time
+        self._turn = 0
         self.waiting = Waiting()
 
-    def choose(self, request: Request, now: float) -> Peer | None:
-        """The instance that the request's policy picks, or None if nobody can take it now."""
+    def able(self, request: Request, now: float) -> dict[int, Peer]:
+        """Who could take the request now."""
+        peers = self._serving(request.ask.endpoint)
+        return {peer.node: peer for peer in peers if _can_take(peer, request, now)}
+
+    def choose(self, request: Request, peers: dict[int, Peer]) -> Peer:
+        """The instance that the request's policy picks among these."""
         ask = request.ask
-        peers = {peer.node: peer for peer in self._serving(ask.endpoint) if _can_take(peer, request, now)}
-        if not peers:
-            return None
         candidates = [
             Candidate(node, peer.load.running, peer.load.waiting, self._claims.count(node))
             for node, peer in peers.items()
         ]
-        node = POLICIES[ask.policy](candidates, self._cursor.get(ask.endpoint, 0), self._random)
+        policy = "least_loaded" if request.suspect else ask.policy  # a suspect needs a node for itself
+        node = POLICIES[policy](candidates, self._cursor.get(ask.endpoint, 0), self._random)
         self._cursor[ask.endpoint] = node
         return peers[node]
+
+    def router(self, request: Request, now: float) -> Peer | None:
+        """The router to ask about the request; None if it is ours to place."""
+        if not request.ask.routed or request.pinned or request.suspect:
+            return None
+        found = [peer for peer in self._serving(ROUTER) if peer.ready and self._late.get(peer.node, 0.0) <= now]
+        if not found:
+            return None
+        self._turn += 1
+        return found[self._turn % len(found)]
+
+    def late(self, router: int, now: float) -> None:
+        """This router did not answer in time."""
+        self._late = {node: until for node, until in self._late.items() if until > now}
+        self._late[router] = now + LATE_ROUTER_S
 
     def wait(self, request: Request, now: float) -> float:
         """Let it wait; when to look again unless a peer comes first: the end of an exclusion, or of patience."""
         self.waiting.add(request, now)
-        return min([_patient_until(request), *(when for when in request.excluded.values() if when > now)])
+        return min([request.patient_until(), *(when for when in request.excluded.values() if when > now)])
 
     def out_of_patience(self, request: Request, now: float) -> bool:
         """Whether it has waited long enough."""
-        return now >= _patient_until(request)
+        return now >= request.patient_until()
 
     def verdict(self, request: Request) -> tuple[Reason, str]:
         """Why nobody took it."""
@@ -58,8 +79,6 @@ class Placing:
 
 
 def _can_take(peer: Peer, request: Request, now: float) -> bool:
-    return peer.ready and request.excluded.get(peer.node, 0.0) <= now and request.pinned in (0, peer.node)
-
-
-def _patient_until(request: Request) -> float:
-    return request.heard + (MOVED_PATIENCE_S if request.started else request.ask.patience_s)
+    if not peer.ready or request.excluded.get(peer.node, 0.0) > now or peer.node in request.ask.barred:
+        return False
+    return request.pinned in (0, peer.node)

@@ -53,8 +53,8 @@ class Progress:
         self._has_engine = True
         self._steps += steps
 
-    def look(self) -> int:
-        """What a Pong says now."""
-        if not self._has_engine:
+    def look(self, idle: bool = False) -> int:
+        """What a Pong says now. An engine with nothing to do makes no steps, and is not hung for that."""
+        if idle or not self._has_engine:
             self._steps += 1
         return self._steps

@@ -8,7 +8,9 @@ from proto import codec, limits
 from proto.errors import Reason, RemoteError
 from proto.messages import Part, Reject, Resume, Submit
 
+UNHEARD_MAX = 2  # holders that may die before we hear that a request runs there
 REJECTS_MAX = 6  # refusals in a row before its caller hears of it
+MOVED_PATIENCE_S = 30.0  # a request that was running waits that long for another instance: time for a restart
 EXCLUDE_S = 5.0  # a node that failed this request is not tried again for that long
 
 Units = tuple[list[int], list[bytes]]  # tokens or items, never both
@@ -18,9 +20,9 @@ class Request:
     """One request of ours, from Ask to Finish."""
 
     __slots__ = (
-        "ask", "attempt", "checkpoint", "checkpoint_position", "claim", "consumed", "deadline", "excluded", "heard",
-        "migrations", "moves", "nodes", "number", "pinned", "position", "rejects", "resumable", "retry_ms", "started",
-        "stopping", "tokens", "waiting",
+        "accused", "ask", "asking", "attempt", "cached", "checkpoint", "checkpoint_position", "claim", "consumed",
+        "deadline", "excluded", "heard", "homeless", "migrations", "moves", "nodes", "number", "pinned", "position",
+        "rejects", "resumable", "retry_ms", "started", "stopping", "suspect", "tokens", "unheard", "waiting", "why",
     )  # fmt: skip
 
     def __init__(self, ask: Ask, now: float) -> None:
@@ -36,11 +38,18 @@ class Request:
         self.attempt = 0
         self.claim: Claim | None = None  # the current leg
         self.waiting = False
+        self.asking = 0  # the router that was asked where to place it
+        self.why = ""  # what it said
+        self.cached = 0
+        self.suspect = False  # its last holder may have died of it
+        self.unheard = 0  # holders that died, in a row, before we heard that it runs there
+        self.accused = 0  # the node that seems to have died of it while it ran there alone
+        self.homeless = now  # since when it has looked for a holder
         self.started = False  # some leg was submitted: without resume it may have had effects
         self.resumable = bool(ask.prompt)  # tokens always are; items when the endpoint checkpoints
         self.stopping = False
         self.excluded: dict[int, float] = {}  # nodes that are not to be tried before a time
-        self.moves = 0  # placements after a loss
+        self.moves = 0  # placements after a loss, since the last new unit
         self.migrations = 0  # placements that a holder asked for
         self.rejects = 0  # refusals in a row
         self.retry_ms = 0  # what the last refusal advised
@@ -50,6 +59,11 @@ class Request:
     def limit(self) -> int:
         """Credit: how far the holder may send now."""
         return min(self.consumed + self.ask.window, limits.POSITION_MAX)
+
+    @property
+    def moved(self) -> bool:
+        """It has been running before: somebody watches it, and it waits longer for a place."""
+        return self.moves > 0 or self.migrations > 0 or self.position > 0
 
     def next_attempt(self, node: int, now: float) -> None:
         """It is about to be submitted to `node`."""
@@ -73,6 +87,7 @@ class Request:
             deadline_ms=min(remaining_ms, limits.DEADLINE_MS_MAX),
             trace=ask.trace,
             metadata=ask.metadata,
+            suspect=self.suspect,
         )
 
     def _resume(self) -> Resume | None:
@@ -86,8 +101,10 @@ class Request:
     def take(self, part: Part) -> Units:
         """Append what continues the request: what is new of this part. The caller has excluded a gap."""
         tokens, items = codec.unpack(part.tokens), part.items or []
-        if (items and (tokens or self.tokens)) or (tokens and len(self.tokens) < self.position):
-            raise RemoteError(Reason.ILLEGAL, "tokens and items in one stream")
+        if (items and not tokens and self.tokens) or (tokens and len(self.tokens) < self.position):
+            raise RemoteError(Reason.ILLEGAL, "tokens and items without tokens in one stream")
+        if tokens and items and len(tokens) != len(items):
+            raise RemoteError(Reason.ILLEGAL, f"{len(items)} items for {len(tokens)} tokens")
         end = part.position + (len(tokens) or len(items))
         known = self.position - part.position
         fresh = (tokens[known:], items[known:]) if end > self.position else ([], [])
@@ -100,6 +117,12 @@ class Request:
         """These units are delivered."""
         self.position += len(tokens) or len(items)
         self.tokens.extend(tokens)
+        if tokens or items:
+            self.absolve()
+
+    def absolve(self) -> None:
+        """A unit has come: it moves on, and its holder lives."""
+        self.moves, self.unheard, self.suspect = 0, 0, False
 
     def take_over(self, resume: Resume | None) -> list[int]:
         """Adopt what a migrating holder had: a newer checkpoint, or tokens beyond what it could send."""
@@ -114,25 +137,47 @@ class Request:
             self.checkpoint, self.checkpoint_position = resume.state, resume.position
         return fresh
 
+    def blame(self, claim: Claim) -> bool:
+        """Its holder may have died of it, if nothing came of it. Who kills one alone is guilty.
+
+        That it was running may have died with the holder: to be lost unheard once is bad luck, twice is suspicious.
+        """
+        if self.position > claim.start:
+            return False
+        self.unheard += not claim.running
+        if not (claim.running or claim.alone or self.unheard >= UNHEARD_MAX):
+            return False
+        self.accused = claim.peer if claim.alone else 0
+        self.suspect = True
+        return True
+
     def exclude(self, node: int, now: float, away_s: float = EXCLUDE_S) -> None:
         """Do not try this node again for a while."""
         self.excluded[node] = now + away_s
 
     def refused(self, node: int, reject: Reject, now: float) -> bool:
-        """A node said no; whether its caller has to hear of it."""
+        """A node said no; whether its caller has to hear of it. One that was running has more patience."""
         self.rejects += 1
         self.retry_ms = reject.retry_ms
         self.exclude(node, now, reject.retry_ms / 1000 if reject.reason == Reason.BUSY else EXCLUDE_S)
-        return reject.reason in (Reason.INVALID, Reason.TOO_LARGE) or self.rejects >= REJECTS_MAX
+        if reject.reason in (Reason.INVALID, Reason.TOO_LARGE):
+            return True
+        return now >= self.patient_until() if self.moved else self.rejects >= REJECTS_MAX
+
+    def patient_until(self) -> float:
+        """How long it looks for a holder."""
+        return self.homeless + (MOVED_PATIENCE_S if self.started else self.ask.patience_s)
 
     def finish(self, reason: Reason, name: str, text: str) -> Finish:
         """The last effect about it."""
-        return Finish(self.number, reason, self.position, name, text, self.retry_ms, self.attempt, tuple(self.nodes))
+        history = self.attempt, tuple(self.nodes), self.cached, self.why
+        return Finish(self.number, reason, self.position, name, text, self.retry_ms, *history)
 
     def check(self) -> None:
         """Assert what must hold between the fields."""
         assert 0 <= self.consumed <= self.position
         assert self.checkpoint_position <= self.position
         assert not self.tokens or len(self.tokens) == self.position
-        assert self.waiting != (self.claim is not None), "neither placed nor waiting, or both"
+        conditions = self.waiting + (self.asking != 0) + (self.claim is not None)
+        assert conditions == 1, "it waits, or a router was asked, or it has a leg"
         assert self.claim is None or self.claim.attempt == self.attempt, "only the newest attempt is current"

@@ -18,6 +18,7 @@ class Slots:
         self._queues: dict[str, deque[Leg]] = {endpoint: deque() for endpoint in self._offers}
         self.running = 0
         self.waiting = 0
+        self.suspect: Leg | None = None  # it runs alone, and nothing starts before it
 
     def load(self) -> Load:
         """For heartbeats."""
@@ -25,6 +26,8 @@ class Slots:
 
     def free(self, endpoint: str) -> bool:
         """Whether a leg of this endpoint could start now."""
+        if self.suspect is not None:
+            return False
         slots = self._offers[endpoint].slots
         return self.running < self._slots_max and (slots == 0 or self._running_of[endpoint] < slots)
 
@@ -46,11 +49,29 @@ class Slots:
     def take(self) -> Iterator[Leg]:
         """The legs that can start now, each with its slot taken."""
         for endpoint, queue in self._queues.items():
+            if self.suspect in queue and self.running == 0:
+                assert self.suspect is not None
+                queue.remove(self.suspect)
+                yield self._taken(endpoint, self.suspect)
             while queue and self.free(endpoint):
-                self.waiting -= 1
-                self.running += 1
-                self._running_of[endpoint] += 1
-                yield queue.popleft()
+                yield self._taken(endpoint, queue.popleft())
+
+    def _taken(self, endpoint: str, leg: Leg) -> Leg:
+        self.waiting -= 1
+        self.running += 1
+        self._running_of[endpoint] += 1
+        return leg
+
+    def busy(self, endpoint: str) -> bool:
+        """Whether a leg of this endpoint runs."""
+        return self._running_of[endpoint] > 0
+
+    def absolve(self, leg: Leg) -> bool:
+        """This leg has not killed us: if it was a suspect, others may run again."""
+        if leg != self.suspect:
+            return False
+        self.suspect = None
+        return True
 
     def give_back(self, endpoint: str) -> None:
         """A leg has ended."""
@@ -60,7 +81,10 @@ class Slots:
     def check(self, started: dict[str, int]) -> None:
         """Assert that the counts agree with the legs that have started, by endpoint."""
         assert self.running == sum(started.values()) <= self._slots_max
-        assert self.waiting == sum(map(len, self._queues.values())) <= self._queue_max
+        queued = any(self.suspect in queue for queue in self._queues.values())
+        assert self.suspect is None or queued or self.running == 1, "a suspect runs alone"
+        assert self.waiting == sum(map(len, self._queues.values()))
+        assert self.waiting <= self._queue_max + (self.suspect is not None), "a suspect may wait although none may"
         for endpoint, offer in self._offers.items():
             assert self._running_of[endpoint] == started.get(endpoint, 0)
             assert offer.slots == 0 or self._running_of[endpoint] <= offer.slots

@@ -38,8 +38,8 @@ class Feed:
         self.finish: Finish | None = None
         self._waiter: asyncio.Future[None] | None = None
 
-    def deliver(self, items: Sequence[bytes]) -> None:
-        """More items."""
+    def deliver(self, position: int, items: Sequence[bytes], tokens: Sequence[int] = ()) -> None:
+        """More items. Tokens are not for components."""
         self.items.extend(items)
         self._wake()
 

@@ -44,6 +44,8 @@ class Reason(IntEnum):
     UNAVAILABLE = 54  # no instance to be had
     MOVED_TOO_OFTEN = 55
     STALLED = 56  # no progress within the request's own stall time
+    LENGTH = 57  # complete, because its budget of tokens is used up
+    POISON = 58  # a holder died of it while it ran there alone
     # Legs that are moved or cancelled.
     MOVED = 64  # the owner placed the request elsewhere
     ORPHAN = 65  # the owner is gone or does not know this leg

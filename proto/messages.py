@@ -42,6 +42,7 @@ class Role(IntEnum):
     CLIENT = 1  # owns requests, holds none
     WORKER = 2  # holds requests, owns none
     COMPONENT = 3  # both: a back end that may call others
+    ROUTER = 4  # that, and it says where requests should go
 
 
 class Strength(IntEnum):
@@ -98,7 +99,11 @@ class Resume(Struct, array_like=True, gc=False):
 
 
 class Part(Struct, array_like=True, gc=False):
-    """What one stream gets in a Chunk: tokens or items from `position` on, then perhaps a checkpoint after them."""
+    """What one stream gets in a Chunk, from `position` on, and perhaps a checkpoint after it.
+
+    A unit is a token, an item, or a token with an item that belongs to it. Without units it says that a leg that had
+    to wait has started.
+    """
 
     request: U64
     attempt: Attempt
@@ -106,6 +111,7 @@ class Part(Struct, array_like=True, gc=False):
     tokens: Tokens = []
     items: Items | None = None
     checkpoint: State | None = None
+    cached: U32 = 0  # positions of the prompt that the holder did not have to compute; told once
 
 
 class Grant(Struct, array_like=True, gc=False):
@@ -220,6 +226,7 @@ class Submit(Message, tag=16):
     deadline_ms: Millis = 0  # remaining; 0: none
     trace: Trace = ""
     metadata: Metadata = {}
+    suspect: bool = False  # a holder died of it, perhaps: it must run alone
 
 
 class Accept(Message, tag=17):
@@ -228,7 +235,7 @@ class Accept(Message, tag=17):
     request: U64
     attempt: Attempt
     position: Position
-    waiting: U32 = 0  # legs ahead of it in the queue
+    waiting: U32 = 0  # which place in the queue it has; 0: it starts now
 
 
 class Reject(Message, tag=18):
@@ -305,6 +312,29 @@ class Migrate(Message, tag=25):
     resume: Resume | None = None
 
 
+# --- Placing messages ---------------------------------------------------------------------------
+
+
+class Place(Message, tag=48):
+    """Owner to router: where should this attempt go?"""
+
+    request: U64
+    attempt: Attempt
+    endpoint: Name
+    policy: Name = ""  # empty: the router's own
+    length: U32 = 0  # of the prompt and what was generated, in tokens
+    excluded: Annotated[list[U64], Meta(max_length=limits.EXCLUDED_MAX)] = []  # nodes that just failed or refused it
+
+
+class Placed(Message, tag=49):
+    """Router to owner: there, and why. Advice; the holder alone decides over its slots."""
+
+    request: U64
+    attempt: Attempt
+    itinerary: Annotated[list[U64], Meta(max_length=limits.STOPS_MAX)] = []  # nodes, in order; empty: nobody
+    why: Text = ""
+
+
 # --- Optional messages --------------------------------------------------------------------------
 
 
@@ -323,12 +353,17 @@ class Ignored(Struct):
 SESSION_MESSAGES = (Hello, Welcome, Ping, Pong, Sync, Drain, Bye, Reset)
 OWNER_MESSAGES = (Submit, Credit, Cancel)
 HOLDER_MESSAGES = (Accept, Reject, Chunk, End, Error, Cancelled, Migrate)
+PLACING_MESSAGES = (Place, Placed)
 OPTIONAL_MESSAGES = (Gossip,)
-MESSAGES: tuple[type[Message], ...] = (*SESSION_MESSAGES, *OWNER_MESSAGES, *HOLDER_MESSAGES, *OPTIONAL_MESSAGES)
+MESSAGES: tuple[type[Message], ...] = (
+    *(*SESSION_MESSAGES, *OWNER_MESSAGES, *HOLDER_MESSAGES),
+    *(*PLACING_MESSAGES, *OPTIONAL_MESSAGES),
+)
 
 AnyMessage = (
     Hello | Welcome | Ping | Pong | Sync | Drain | Bye | Reset
     | Submit | Accept | Reject | Chunk | Credit | End | Error | Cancel | Cancelled | Migrate
+    | Place | Placed
     | Gossip
 )  # fmt: skip
 

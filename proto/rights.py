@@ -4,14 +4,25 @@ A role is claimed in Hello and proven by nothing but the mesh key, so this catch
 it does not stop somebody who holds the key.
 """
 
-from proto.messages import HOLDER_MESSAGES, OPTIONAL_MESSAGES, OWNER_MESSAGES, SESSION_MESSAGES, Ignored, Message, Role
+from proto.messages import (
+    HOLDER_MESSAGES,
+    OPTIONAL_MESSAGES,
+    OWNER_MESSAGES,
+    SESSION_MESSAGES,
+    Ignored,
+    Message,
+    Place,
+    Placed,
+    Role,
+)
 
 _EVERYBODY: frozenset[type] = frozenset((*SESSION_MESSAGES, *OPTIONAL_MESSAGES, Ignored))
 
 RIGHTS: dict[int, frozenset[type]] = {
-    Role.CLIENT: _EVERYBODY.union(OWNER_MESSAGES),
+    Role.CLIENT: _EVERYBODY.union(OWNER_MESSAGES, (Place,)),
     Role.WORKER: _EVERYBODY.union(HOLDER_MESSAGES),
-    Role.COMPONENT: _EVERYBODY.union(OWNER_MESSAGES, HOLDER_MESSAGES),
+    Role.COMPONENT: _EVERYBODY.union(OWNER_MESSAGES, HOLDER_MESSAGES, (Place,)),
+    Role.ROUTER: _EVERYBODY.union(OWNER_MESSAGES, HOLDER_MESSAGES, (Placed,)),
 }
 _NOTHING_MORE = _EVERYBODY  # a role of a newer version may greet, beat and leave until we know what it may do
 

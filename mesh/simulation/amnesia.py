@@ -23,6 +23,7 @@ def forget_held(process: "Process") -> bool:
             handler = process.handlers.pop(name)
             handler.over = True
             held.started = False
+            holder.slots.absolve(name)
             holder.slots.give_back(held.submit.endpoint)
             holder._audit.ended(name.owner, name.request, name.attempt)
             holder._timers.clear(name)

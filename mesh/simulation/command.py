@@ -10,38 +10,41 @@ import msgspec
 
 from mesh.core import Effect, Event
 from mesh.simulation import mutants, runner
-from mesh.simulation.draw import PROFILES, draw
 from mesh.simulation.plan import Plan, from_json, to_json
 from mesh.simulation.process import Process
-from mesh.simulation.shrink import failure, shrink
-from mesh.simulation.world import Result, World
+from mesh.simulation.shrink import shrink
+from mesh.simulation.stage import STAGE, Stage
+from mesh.simulation.world import Result
 
 REGRESSIONS = Path("tests/sim/regressions")
 SHOWN_MAX = 20  # failures
 
 
-def main(argv: Sequence[str]) -> int:
-    """The command."""
-    options = _parser().parse_args(list(argv))
+def main(argv: Sequence[str], stages: Sequence[Stage] = (STAGE,)) -> int:
+    """The command. A profile belongs to the stage that has it."""
+    options = _parser(stages).parse_args(list(argv))
+    options.stages = stages
+    if "profile" in options:
+        options.stage = next(stage for stage in stages if options.profile in stage.profiles)
     return int(options.run(options))
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(stages: Sequence[Stage]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="wiremesh sim", description="The real cores in virtual time, under faults.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     run = commands.add_parser("run", help="run many seeds")
     run.add_argument("--seeds", type=_range, default=range(3000), metavar="A:B", help="default 0:3000")
-    _common(run)
+    _common(run, stages)
     run.add_argument("--json", action="store_true", help="print the result as one line of JSON")
     run.set_defaults(run=_run)
     replay = commands.add_parser("replay", help="run one seed, or the plan in a file, again")
     replay.add_argument("what", metavar="SEED|FILE")
-    _common(replay)
+    _common(replay, stages)
     replay.add_argument("--trace", action="store_true", help="print every event and its effects")
     replay.set_defaults(run=_replay)
     smaller = commands.add_parser("shrink", help="find a small plan that fails like a seed, and keep it as a test")
     smaller.add_argument("what", metavar="SEED|FILE")
-    _common(smaller)
+    _common(smaller, stages)
     smaller.add_argument("--out", type=Path, help=f"where to keep it; default {REGRESSIONS}")
     smaller.set_defaults(run=_shrink)
     broken = commands.add_parser("mutants", help="break the cores on purpose, and count how often that is noticed")
@@ -52,8 +55,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--profile", choices=PROFILES, default="chaos")
+def _common(parser: argparse.ArgumentParser, stages: Sequence[Stage]) -> None:
+    profiles = [profile for stage in stages for profile in stage.profiles]
+    parser.add_argument("--profile", choices=profiles, default=profiles[0])
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
 
 
@@ -70,7 +74,7 @@ def _range(text: str) -> range:
 
 def _run(options: argparse.Namespace) -> int:
     progress = runner.Progress(len(options.seeds))
-    tally = runner.run_all(options.seeds, options.profile, options.jobs, progress)
+    tally = runner.run_all(options.seeds, options.profile, options.jobs, progress, options.stage)
     if options.json:
         print(msgspec.json.encode(tally).decode())
         return 1 if tally.failures else 0
@@ -96,8 +100,8 @@ def _print_failure(result: Result, profile: str) -> None:
 
 
 def _replay(options: argparse.Namespace) -> int:
-    plan = _plan(options.what, options.profile)
-    result = World(plan, _trace if options.trace else None).run()
+    plan = _plan(options.what, options.profile, options.stage)
+    result = options.stage.world(plan, _trace if options.trace else None).run()
     for fault in plan.faults:
         print(f"fault {fault}")
     print(f"digest {result.digest:08x}, {result.events} events, {result.virtual_s:.1f} s, endings {result.reasons}")
@@ -112,13 +116,14 @@ def _trace(process: Process, event: Event, effects: list[Effect]) -> None:
 
 
 def _shrink(options: argparse.Namespace) -> int:
-    plan = _plan(options.what, options.profile)
-    invariant = failure(plan)
+    world = options.stage.world
+    plan = _plan(options.what, options.profile, options.stage)
+    invariant = world(plan, None).run().invariant
     if not invariant:
         print("all invariants held: there is nothing to shrink")
         return 2
-    small = shrink(plan, lambda smaller: failure(smaller) == invariant)
-    small.note = f"{plan.profile} {plan.seed}: {World(small).run().text}"
+    small = shrink(plan, lambda smaller: world(smaller, None).run().invariant == invariant)
+    small.note = f"{plan.profile} {plan.seed}: {world(small, None).run().text}"
     print(f"{len(plan.faults)} faults and {len(plan.calls)} calls became {len(small.faults)} and {len(small.calls)}:")
     for item in (*small.faults, *small.calls):
         print(f"  {item}")
@@ -129,15 +134,15 @@ def _shrink(options: argparse.Namespace) -> int:
     return 0
 
 
-def _plan(what: str, profile: str) -> Plan:
+def _plan(what: str, profile: str, stage: Stage) -> Plan:
     if what.isdigit():
-        return draw(int(what), profile)
+        return stage.draw(int(what), profile)
     try:
-        return from_json(Path(what).read_bytes())
+        return from_json(Path(what).read_bytes(), stage.plan)
     except (OSError, msgspec.DecodeError) as error:
         print(f"{what} is neither a seed nor the file of a plan: {error}", file=sys.stderr)
         raise SystemExit(2) from None
 
 
 def _mutants(options: argparse.Namespace) -> int:
-    return mutants.main(options.seeds, options.only, options.jobs)
+    return mutants.main(options.seeds, options.only, options.jobs, [stage.module for stage in options.stages])

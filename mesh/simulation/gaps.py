@@ -50,6 +50,8 @@ def _look(
 ) -> None:
     if stream.over is not None or stream.gone or stream.position > position or stream.rejects:
         return
+    if stream.suspect and stream.alone:
+        return  # it seems to have killed two: it waits for a verdict
     owner = world.troubles[stream.process.place]
     same_fault = owner.count <= 1 and owner.last == since  # a cut has two ends
     if owner.calm_since > since - CALM_BEFORE_S and not same_fault:
@@ -64,7 +66,7 @@ def _could(world: "World", process: "Process", since: float) -> bool:
     return (
         process.alive
         and not process.leaving
+        and process.label not in world.oracles.suspects.hosts
         and world.troubles[process.place].calm_since <= since - CALM_BEFORE_S
-        and len(process.handlers) < process.spec.slots
-        and process.last_full < since
+        and process.could_start(since)
     )

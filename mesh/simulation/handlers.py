@@ -150,6 +150,7 @@ class Handler:
                 self.process.run(Checkpointed(self.leg, reference.checkpoint(self.position, self.memory)))
                 items = []
         if items or tokens:
+            self.process.oracles.suspects.made(self.leg)
             self.process.run(Produced(self.leg, items, tokens))
 
     def _end(self) -> None:

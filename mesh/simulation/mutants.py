@@ -1,13 +1,16 @@
 """Shell. Runs the simulator against broken cores and counts how many it notices. The tree itself is never changed.
 
-Each mutant has a process of its own, into which the patched source is loaded in place of the file.
+Each mutant has a process of its own, into which the patched source is loaded in place of the file. Then the cores as
+they are run through as many of the same seeds as the worst mutant needed: what is noticed there is a judge's mistake.
 """
 
 import json
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from importlib import import_module
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import spec_from_file_location
@@ -15,11 +18,11 @@ from pathlib import Path
 from types import CodeType
 from typing import Any
 
-from mesh.simulation.mutations import MUTATIONS, Mutation
+from mesh.simulation.mutations import Mutation
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-PROFILES = ("chaos", "chaos", "chaos", "calm", "drain", "seeds", "skew", "chaos")  # in turns
 GOAL = 0.95
+UNBROKEN = "unbroken"
 
 
 class Patched(SourceFileLoader):
@@ -52,28 +55,40 @@ class Finder(MetaPathFinder):
         return spec_from_file_location(fullname, file, loader=Patched(fullname, file, self._mutation))
 
 
-def hunt(name: str, seeds: int) -> dict[str, Any]:
-    """In a process of its own: the first seed that notices this mutant."""
-    mutation = next(mutation for mutation in MUTATIONS if mutation.name == name)
-    finder = Finder(mutation)
-    assert finder.module not in sys.modules, f"{finder.module} is loaded already"
-    sys.meta_path.insert(0, finder)
-    from mesh.simulation.draw import draw
-    from mesh.simulation.world import World
+def mutations(stage: str) -> tuple[Mutation, ...]:
+    """All of a stage. No core is imported for them, so that each can still be broken."""
+    found: tuple[Mutation, ...] = import_module(f"{stage.rpartition('.')[0]}.mutations").MUTATIONS
+    return found
 
-    assert finder.module in sys.modules, f"nobody uses {finder.module}"
+
+def hunt(name: str, seeds: int, module: str) -> dict[str, Any]:
+    """In a process of its own: the first seed that notices this mutant."""
+    finder = _break(name, module) if name != UNBROKEN else None
+    from mesh.simulation.stage import find
+
+    stage = find(module)
+    assert finder is None or finder.module in sys.modules, f"nobody uses {finder.module}"
     begin = time.monotonic()
     for seed in range(seeds):
-        result = World(draw(seed, PROFILES[seed % len(PROFILES)])).run()
+        result = stage.run(seed, stage.hunters[seed % len(stage.hunters)])
         if result.failed:
             elapsed_s = time.monotonic() - begin
             return {"name": name, "seed": seed, "invariant": result.invariant, "text": result.text, "s": elapsed_s}
-    return {"name": name, "seed": -1, "invariant": "", "text": mutation.breaks, "s": time.monotonic() - begin}
+    return {"name": name, "seed": -1, "invariant": "", "text": "", "s": time.monotonic() - begin}
 
 
-def run(name: str, seeds: int) -> dict[str, Any]:
+def _break(name: str, stage: str) -> Finder:
+    """From here on this process loads the broken module."""
+    mutation = next(mutation for mutation in mutations(stage) if mutation.name == name)
+    finder = Finder(mutation)
+    assert finder.module not in sys.modules, f"{finder.module} is loaded already"
+    sys.meta_path.insert(0, finder)
+    return finder
+
+
+def run(name: str, seeds: int, stage: str) -> dict[str, Any]:
     """Start such a process and wait for what it says."""
-    command = [sys.executable, "-m", "mesh.simulation.mutants", name, str(seeds)]
+    command = [sys.executable, "-m", "mesh.simulation.mutants", name, str(seeds), stage]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
     if done.returncode != 0:
         raise RuntimeError(f"mutant {name} did not run: {done.stderr.strip()[-500:]}")
@@ -81,21 +96,34 @@ def run(name: str, seeds: int) -> dict[str, Any]:
     return found
 
 
-def main(seeds: int, only: str, jobs: int) -> int:
-    """All mutants, a line for each; 0 if enough were noticed."""
-    chosen = [mutation.name for mutation in MUTATIONS if only in mutation.name]
-    caught = 0
+def main(seeds: int, only: str, jobs: int, stages: Sequence[str]) -> int:
+    """All mutants, a line for each; 0 if enough were noticed, and nothing where nothing is broken."""
+    count = caught = 0
+    sound = True
     print(f"{'mutant':24} {'seed':>5} {'seconds':>8}  noticed by")
-    with ThreadPoolExecutor(max(1, jobs)) as pool:
-        for future in as_completed([pool.submit(run, name, seeds) for name in chosen]):
-            found = future.result()
-            caught += found["seed"] >= 0
-            how = f"{found['invariant']}: {found['text']}" if found["seed"] >= 0 else f"NOBODY ({found['text']})"
-            print(f"{found['name']:24} {found['seed']:5} {found['s']:8.1f}  {how[:100]}", flush=True)
-    share = caught / max(1, len(chosen))
-    print(f"{caught} of {len(chosen)} noticed within {seeds} seeds each ({share:.0%}; the goal is {GOAL:.0%})")
-    return 0 if chosen and share >= GOAL else 1
+    for stage in stages:
+        chosen = {mutation.name: mutation.breaks for mutation in mutations(stage) if only in mutation.name}
+        worst = -1
+        with ThreadPoolExecutor(max(1, jobs)) as pool:
+            for future in as_completed([pool.submit(run, name, seeds, stage) for name in chosen]):
+                found = future.result()
+                caught += found["seed"] >= 0
+                worst = max(worst, found["seed"])
+                _print(found, f"NOBODY ({chosen[found['name']]})")
+        count += len(chosen)
+        if worst >= 0:
+            unbroken = run(UNBROKEN, worst + 1, stage)
+            _print(unbroken, f"nobody within {worst + 1} seeds, as it should be")
+            sound = sound and unbroken["seed"] < 0
+    share = caught / max(1, count)
+    print(f"{caught} of {count} noticed within {seeds} seeds each ({share:.0%}; the goal is {GOAL:.0%})")
+    return 0 if count and share >= GOAL and sound else 1
+
+
+def _print(found: dict[str, Any], nobody: str) -> None:
+    how = f"{found['invariant']}: {found['text']}" if found["seed"] >= 0 else nobody
+    print(f"{found['name']:24} {found['seed']:5} {found['s']:8.1f}  {how[:100]}", flush=True)
 
 
 if __name__ == "__main__":
-    print(json.dumps(hunt(sys.argv[1], int(sys.argv[2]))))
+    print(json.dumps(hunt(sys.argv[1], int(sys.argv[2]), sys.argv[3])))

@@ -146,15 +146,13 @@ class Nemesis:
             if process.spec.engine:
                 gaps.watch(self._world, process, gaps.HANG_S)
             self._begin(process.place)
-            process.hung = True
+            process.hang()
             self._clock.at(self._clock.now + fault.for_s, self._unhang, process)
 
     def _unhang(self, process: "Process") -> None:
         if process.hung:
-            process.hung = False
             self._end(process.place)
-            if process.alive:
-                process.wake(_unhang_handlers, process)
+            process.unhang()
 
     def slow(self, fault: Fault) -> None:
         """Every turn begins late, and everything that came meanwhile is in it."""
@@ -281,8 +279,3 @@ class Nemesis:
         if process is not None and not process.frozen:
             self._pulse(fault.place)
             amnesia.forget_claim(process)
-
-
-def _unhang_handlers(process: "Process") -> None:
-    for handler in list(process.handlers.values()):
-        handler.unhang()

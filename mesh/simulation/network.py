@@ -1,7 +1,8 @@
 """Pure. The network: sessions, as ZeroMQ gives them. In order and without gaps; at the end an unknown suffix is lost.
 
 A frame waits in its link's queue, and one event per frame takes the first of them: order holds whatever delays events.
-A partition holds frames as TCP does; a reset, a crash and a close without linger lose what has not arrived.
+A partition holds frames as TCP does; a reset, a crash and a close without linger lose what has not arrived. When it
+heals each connection goes on when its own retransmission timer says so: what was said later may be heard earlier.
 """
 
 from collections import deque
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from mesh.simulation.process import Process
 
 STEP_S = 1e-6  # between two frames of one link
+RESUME_S = (0.0005, 0.0005, 0.02, 0.2)  # after a partition, until a connection's retransmission timer fires
 DRAWS = 1024  # latencies drawn in advance; each link walks through them in its own steps
 
 
@@ -64,6 +66,7 @@ class Network:
             random.uniform(0.01, 0.3) if random.random() < 0.02 else random.uniform(0.0001, 0.002) for _ in range(DRAWS)
         ]
         self._random = Random(f"{seed}/loss")
+        self._timers = Random(f"{seed}/retransmission")
         self._blocked: dict[tuple[int, int], int] = {}
         self._held: dict[Link, None] = {}
         self._held_words: list[tuple[int, int, Link]] = []
@@ -141,7 +144,7 @@ class Network:
         self._blocked[source, target] = self._blocked.get((source, target), 0) + 1
 
     def unblock(self, source: int, target: int) -> None:
-        """It does again; what waited comes now, in order."""
+        """It does again; what waited comes soon, in order within a link, and in no order between them."""
         left = self._blocked[source, target] - 1
         if left:
             self._blocked[source, target] = left
@@ -176,8 +179,10 @@ class Network:
             target.wake(target.receive, link)
 
     def _release(self, link: Link) -> None:
+        when = self._clock.now + self._timers.choice(RESUME_S) * self._timers.uniform(0.5, 1.5)
+        link.last = max(link.last, when)
         for _ in range(link.held):
-            self._clock.at(self._clock.now + 0.0005, self._arrive, link)
+            self._clock.at(when, self._arrive, link)
         link.held = 0
 
     def _lose(self, link: Link) -> None:

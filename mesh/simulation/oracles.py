@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 from mesh.core import Deliver, Finish, Leg, Open, Remark
 from mesh.simulation import verdicts
 from mesh.simulation.network import Link
-from mesh.simulation.plan import CHECKED, TOKENS
+from mesh.simulation.obligations import Obligations
+from mesh.simulation.pairs import Pairs
 from mesh.simulation.streams import ClientStream, Stream
+from mesh.simulation.suspects import Suspects
 from mesh.simulation.violation import require
 from proto import codec
 from proto.errors import Reason
@@ -25,6 +27,7 @@ from proto.messages import (
     Credit,
     Drain,
     End,
+    Error,
     Fate,
     Hello,
     Message,
@@ -42,10 +45,6 @@ if TYPE_CHECKING:
     from mesh.simulation.process import Process
     from mesh.simulation.world import World
 
-CANCEL_S = 1.5  # until a killed leg's room is free: two latencies, and a handler that takes its time
-TROUBLED_CANCEL_S = 5.0  # the same when the pair must first find out that it is cut
-ORPHAN_S = 1.0  # until the legs of a crashed owner are gone
-AFTER_DEADLINE_S = 1.0
 LONG_AGO_S = 12.0  # what went wrong before that is over
 CHECK_EVERY = 16  # events of a process between two looks at all of its core's own invariants
 SLACK_S = 0.005  # clocks drift
@@ -53,6 +52,8 @@ SLACK_S = 0.005  # clocks drift
 
 class Oracles:
     """The judges of one run."""
+
+    interest: tuple[type[Message], ...] = (Drain, Reject, Accept, Chunk)  # what they want to know when it is heard
 
     def __init__(self, world: "World") -> None:
         self._world = world
@@ -62,12 +63,16 @@ class Oracles:
         self.open_streams = 0
         self.reasons: dict[str, int] = {}
         self.submits = 0
+        self._pairs = Pairs()
+        self.suspects = Suspects()
+        self.obligations = Obligations(world)
         self._transmitted: dict[type[Message], Callable[[Process, Link, Any], None]] = {
             Submit: self._submit,
             Credit: self._credit,
             Chunk: self._chunk,
             End: self._end,
             Reject: self._reject,
+            Error: self._error,
             Cancel: self._cancel,
             Accept: self._accept,
             Cancelled: self._cancelled,
@@ -106,9 +111,7 @@ class Oracles:
         self.streams.append(stream)
         self.open_streams += 1
         if stream.deadline < inf:
-            process = stream.process
-            delay_s = (stream.deadline - process.local()) + AFTER_DEADLINE_S
-            self._clock.at(self._clock.now + delay_s, self._look_at_deadline, stream)
+            self.obligations.keeps_deadline(stream)
 
     def delivered(self, stream: Stream, effect: Deliver) -> None:
         """Units: in order, without gap, equal to the reference, and from the current leg."""
@@ -116,8 +119,8 @@ class Oracles:
         require(stream.over is None, "10 silence", f"{name} got units after its end")
         at = stream.position
         require(effect.position == at, "3 positions", f"{name} got {effect.position} after {at}")
-        units: Any = list(effect.items) or list(effect.tokens)
-        require(units and not (effect.items and effect.tokens), "3 positions", f"{name} got nothing, or both")
+        units = stream.units(effect)
+        require(bool(units), "3 positions", f"{name} got nothing, or both tokens and items")
         wanted = stream.expected[at : at + len(units)]
         require(units == wanted, "2 values", f"{name} at {at}: got {units}, should be {wanted}")
         hearing = stream.process.hearing
@@ -140,25 +143,16 @@ class Oracles:
         reason = effect.reason.label
         self.reasons[reason] = self.reasons.get(reason, 0) + 1
         self.open_streams -= 1
-        complaint = verdicts.why_not(self._world, stream, effect)
+        complaint = self.verdict(stream, effect)
         require(complaint is None, "2 ending", f"{name} ended {reason} at {stream.position}: {complaint}")
         holder = self._world.process_called(stream.holder)
         if holder is not None:
             leg = Leg(stream.process.node.settings.node, stream.request, stream.attempt)
-            self.must_go(leg, stream.process, holder, CANCEL_S, "15 cancel")
+            self.obligations.must_go(leg, stream.process, holder)
 
-    def _look_at_deadline(self, stream: Stream) -> None:
-        process = stream.process
-        if stream.over is not None or not process.alive:
-            return
-        if process.frozen or process.slow:
-            self._clock.at(self._clock.now + AFTER_DEADLINE_S, self._look_at_deadline, stream)
-            return
-        late = self._world.troubles[process.place].calm_since > self._clock.now - AFTER_DEADLINE_S
-        if late:
-            self._clock.at(self._clock.now + AFTER_DEADLINE_S, self._look_at_deadline, stream)
-            return
-        require(False, "19 deadline", f"{process.label}/{stream.request} is still open after its deadline")
+    def verdict(self, stream: Stream, effect: Finish) -> str | None:
+        """Why it may not end like this; None if it may."""
+        return verdicts.why_not(self._world, stream, effect)
 
     # --- What is sent ------------------------------------------------------------------------------------
 
@@ -168,6 +162,7 @@ class Oracles:
         require(sequence == link.sent, "9 sequence", f"{link.name}: {sequence} after {link.sent - 1}")
         if sequence == 1:
             require(isinstance(message, Hello | Reset), "9 hello", f"{link.name} begins with {type(message).__name__}")
+        self._pairs.transmitted(link, message)
         look = self._transmitted.get(type(message))
         if look is not None:
             look(process, link, message)
@@ -184,6 +179,7 @@ class Oracles:
         self._willing(process, link, name)
         self._resumes(stream, message, name)
         self._may_run_again(stream, name)
+        self.suspects.submitted(process, stream, link, message)
         away = stream.away.get(link.target.label, 0.0) if link.target is not None else 0.0
         require(self._clock.now >= away - SLACK_S, "14 willing", f"{name} is placed where it was told to stay away")
         stream.attempt, stream.limit = message.attempt, message.limit
@@ -192,17 +188,12 @@ class Oracles:
         stream.holder, stream.holder_place = link.target.label, link.target.place
         verdicts.moves(self._world, stream)
         if stream.stall_s:
-            now = self._clock.now
-            self._clock.at(now + stream.stall_s + 1.0, self._stalls, stream, stream.attempt, stream.position, now)
+            self.obligations.is_impatient(stream)
         self._world.nemesis.submitted(process, link)
 
     def _resumes(self, stream: Stream, message: Submit, name: str) -> None:
         """The partial state goes along: all tokens, or the newest checkpoint but one that may still be under way."""
-        least, at = 0, stream.position
-        if stream.endpoint == TOKENS:
-            least = at
-        elif stream.endpoint == CHECKED:
-            least = max(0, (at - 1) // stream.work.every * stream.work.every)
+        least, at = stream.resumes_from(), stream.position
         resumed = message.resume.position if message.resume is not None else 0
         require(least <= resumed <= at, "2 values", f"{name} has {at} units and resumes at {resumed}")
 
@@ -210,15 +201,6 @@ class Oracles:
         """What cannot resume has effects: once begun it is never begun again, unless its handler says that it may."""
         fine = stream.resumable or stream.work.retryable or not stream.begun
         require(fine, "21 again", f"{name} ({stream.endpoint}) is placed again although it had begun")
-
-    def _stalls(self, stream: Stream, attempt: int, position: int, since: float) -> None:
-        """A caller that is impatient with silence is not left waiting."""
-        same = stream.attempt == attempt and stream.position == position and stream.over is None and not stream.gone
-        calm = self._world.troubles[stream.process.place].calm_since < since
-        request = stream.process.node.owner.requests.get(stream.request)
-        calm = calm and request is not None and request.claim is not None
-        told = stream.limit == stream.position  # by its own reader
-        require(not (same and calm) or told, "19 stall", f"{stream.process.label}/{stream.request} waits in silence")
 
     def _remaining(self, process: "Process", stream: Stream, message: Submit) -> None:
         if stream.deadline == inf:
@@ -285,28 +267,39 @@ class Oracles:
             most = 2 if process.spec.newer and link.target.spec.newer else 1
             require(message.version == most, "26 version", f"{link.name} gets version {message.version}")
 
-    def _migrate(self, process: "Process", link: Link, message: Migrate) -> None:
-        require(process.leaving, "22 moves", f"{process.label} migrates a leg although it stays")
+    def _error(self, process: "Process", link: Link, message: Error) -> None:
+        stream = self._current(process, link, message)
+        if stream is not None:
+            stream.retried += message.retryable
 
-    def heard(self, process: "Process", link: Link, message: Drain | Reject) -> None:
-        """What its receiver may not forget: who leaves, and where it is not welcome for a while."""
+    def _migrate(self, process: "Process", link: Link, message: Migrate) -> None:
+        self.suspects.migrates(process, message)
+        stream = self._current(process, link, message)
+        if stream is not None:
+            stream.retried += 1
+
+    def heard(self, process: "Process", link: Link, message: Any) -> None:
+        """What its receiver may not forget: who leaves, where it is not welcome for a while, and what runs."""
         peer = process.node.peers.by_node.get(link.source.node.settings.node)
         if peer is None or peer.zid != link.zid:
             return  # of a void session: it must not even be looked at
         if isinstance(message, Drain):
             process.told[link.source.label] = None
             return
-        stream = process.streams.get(message.request)
-        if stream is not None and message.attempt == stream.attempt:
-            stream.away[link.source.label] = self._clock.now + message.retry_ms / 1000
+        for part in message.parts if isinstance(message, Chunk) else (message,):
+            stream = process.streams.get(part.request)
+            if stream is None or part.attempt != stream.attempt or stream.holder != link.source.label:
+                continue
+            if isinstance(part, Reject):
+                stream.away[link.source.label] = self._clock.now + part.retry_ms / 1000
+            else:
+                stream.running = not isinstance(part, Accept) or part.waiting == 0
 
-    def _current(self, process: "Process", link: Link, message: End | Reject) -> Stream | None:
+    def _current(self, process: "Process", link: Link, message: End | Error | Migrate | Reject) -> Stream | None:
         assert link.target is not None
         stream = link.target.streams.get(message.request)
         current = stream is not None and stream.attempt == message.attempt and stream.holder == process.label
         return stream if current else None
-
-    # --- What must happen soon -----------------------------------------------------------------------------
 
     def _cancel(self, process: "Process", link: Link, message: Cancel) -> None:
         if link.target is not None:
@@ -314,47 +307,7 @@ class Oracles:
             link.target.cancels[leg_name] = link.target.cancels.get(leg_name, 0) + 1
         if message.strength == Strength.KILL and link.target is not None:
             leg = Leg(process.node.settings.node, message.request, message.attempt)
-            self.must_go(leg, process, link.target, CANCEL_S, "15 cancel")
-
-    def owner_died(self, process: "Process") -> None:
-        """A process is gone: nobody may go on working for it."""
-        for holder in self._world.processes():
-            for leg in holder.node.holder.legs:
-                if leg.owner == process.node.settings.node:
-                    self.must_go(leg, process, holder, ORPHAN_S, "16 orphan")
-
-    def must_stop(self, stream: Stream) -> None:
-        """A stop was asked for: the handler must hear of it."""
-        now = self._clock.now
-        self._clock.at(now + CANCEL_S, self._look_at_stop, stream, stream.attempt, now)
-
-    def _look_at_stop(self, stream: Stream, attempt: int, since: float) -> None:
-        holder = self._world.process_called(stream.holder)
-        if stream.over is not None or stream.gone or stream.attempt != attempt or holder is None:
-            return
-        places = (stream.process.place, holder.place)
-        if any(self._world.troubles[place].calm_since >= since for place in places):
-            return
-        handler = holder.handlers.get(Leg(stream.process.node.settings.node, stream.request, attempt))
-        told = handler is None or handler.hinted or handler.halting
-        require(told, "15 stop", f"{holder.label} never heard that {stream.request} was stopped")
-
-    def must_go(self, leg: Leg, owner: "Process", holder: "Process", in_s: float, invariant: str) -> None:
-        """This leg must be gone soon, sooner if nothing else goes wrong."""
-        since = self._clock.now
-        self._clock.at(since + in_s, self._look_at_leg, leg, owner, holder, since, invariant)
-
-    def _look_at_leg(self, leg: Leg, owner: "Process", holder: "Process", since: float, invariant: str) -> None:
-        if not holder.alive or leg not in holder.node.holder.legs:
-            return
-        troubles = self._world.troubles
-        calm_since = max(troubles[holder.place].calm_since, troubles[owner.place].calm_since if owner.alive else -inf)
-        soon = calm_since + TROUBLED_CANCEL_S
-        if calm_since > since and self._clock.now < soon:
-            again = soon if soon < inf else self._clock.now + TROUBLED_CANCEL_S
-            self._clock.at(again, self._look_at_leg, leg, owner, holder, since, invariant)
-            return
-        require(False, invariant, f"{leg} is still on {holder.label}, {self._clock.now - since:.1f} s later")
+            self.obligations.must_go(leg, process, link.target)
 
     # --- Handlers ------------------------------------------------------------------------------------------
 
@@ -364,6 +317,8 @@ class Oracles:
         if stream is not None:
             stream.begun = True
         require(len(process.handlers) <= process.spec.slots, "6 slots", f"{process.label} runs too many")
+        require(not process.asked_to_leave, "21 drain", f"{process.label} starts {handler.leg} although it leaves")
+        self.suspects.started(process, handler.leg)
 
     def stepped(self, handler: "Handler") -> None:
         """A handler is about to go on: not after its deadline, and not while its reader is behind."""

@@ -4,6 +4,8 @@ What is drawn from a seed is drawn before the run; a plan that failed is kept as
 else as soon as the drawing changes. `draw.py` and `faults.py` make plans, `world.py` runs them, `shrink.py` cuts them.
 """
 
+from collections.abc import Sequence
+
 import msgspec
 from msgspec import Struct
 
@@ -85,8 +87,8 @@ class Plan(Struct):
 
     seed: int
     profile: str
-    places: list[Place]
-    calls: list[Call]
+    places: Sequence[Place]
+    calls: Sequence[Call]
     faults: list[Fault]
     heal_s: float = 8.0  # from here on nothing goes wrong any more
     discovery: bool = True  # if not, only seeds and gossip
@@ -99,6 +101,6 @@ def to_json(plan: Plan) -> bytes:
     return msgspec.json.format(msgspec.json.encode(plan), indent=1)
 
 
-def from_json(text: bytes) -> Plan:
+def from_json(text: bytes, kind: type[Plan] = Plan) -> Plan:
     """The plan of a file."""
-    return msgspec.json.decode(text, type=Plan)
+    return msgspec.json.decode(text, type=kind)

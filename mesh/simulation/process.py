@@ -47,7 +47,7 @@ from mesh.simulation.plan import RESUMABLE
 from mesh.simulation.streams import Stream
 from proto import codec, limits
 from proto.errors import RemoteError
-from proto.messages import Drain, Message, Offer, Reject
+from proto.messages import Message, Offer
 
 if TYPE_CHECKING:
     from mesh.simulation.world import World
@@ -84,6 +84,7 @@ class Process:
         self.accepted: dict[tuple[str, int, int], None] = {}
         self.cancels: dict[tuple[str, int, int], int] = {}  # that it owes an answer
         self.instances: dict[str, tuple[int, ...]] = {}
+        self.jumped_s = 0.0  # what its clock has left out
         self.last_full = -inf  # when all slots were last taken
         self.backlog: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
         self._rate, self._offset = 1.0 + spec.drift, spec.clock_s
@@ -244,7 +245,7 @@ class Process:
         except RemoteError as error:
             self.run(Garbled(link.zid, error.reason))
             return
-        if isinstance(message, Drain | Reject):
+        if isinstance(message, self.oracles.interest):
             self.oracles.heard(self, link, message)
         self.hearing = (link, message)  # type: ignore[assignment]
         self.run(Heard(link.zid, sequence, message, len(frame)))
@@ -254,6 +255,7 @@ class Process:
         """Our socket says that its connection is gone."""
         for session, other in self.links.items():
             if other is link:
+                self.oracles.suspects.link_lost(self, link)
                 self.run(LinkDown(session))
                 return
 
@@ -313,6 +315,33 @@ class Process:
         if self._engine_due:
             self.after(ENGINE_BEAT_S, self._engine_beat)
             self.progressed()
+
+    hands_over = False  # what runs, when its room is needed
+
+    def could_start(self, since: float) -> bool:
+        """Whether there was room for one more leg all the time."""
+        return len(self.handlers) < self.spec.slots and self.last_full < since
+
+    def hang(self) -> None:
+        """The engine stands still; the event loop does not."""
+        self.hung = True
+
+    def unhang(self) -> None:
+        """It moves again."""
+        self.hung = False
+        if self.alive:
+            self.wake(self._unhung)
+
+    def _unhung(self) -> None:
+        for handler in list(self.handlers.values()):
+            handler.unhang()
+
+    def jump(self, ahead_s: float) -> None:
+        """Its monotonic clock goes ahead all at once, and every timer with it."""
+        self._offset += ahead_s
+        self.jumped_s += ahead_s
+        if self._armed < inf:
+            self.wake(self._fired, self._armed)
 
     def progressed(self) -> None:
         """The engine went round."""

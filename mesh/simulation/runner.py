@@ -14,8 +14,8 @@ from typing import TextIO
 import msgspec
 from msgspec import Struct
 
-from mesh.simulation.draw import draw
-from mesh.simulation.world import Result, World
+from mesh.simulation.stage import STAGE, Stage, find
+from mesh.simulation.world import Result
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CHUNK = 25  # seeds between two words about progress
@@ -49,22 +49,22 @@ class Tally(Struct):
             self.reasons[reason] = self.reasons.get(reason, 0) + count
 
 
-def run_seed(seed: int, profile: str) -> Result:
+def run_seed(seed: int, profile: str, stage: Stage = STAGE) -> Result:
     """One seed; a few of them twice."""
-    result = World(draw(seed, profile)).run()
+    result = stage.run(seed, profile)
     if seed % TWICE_EVERY == 0 and not result.failed:
-        again = World(draw(seed, profile)).run()
+        again = stage.run(seed, profile)
         if again.digest != result.digest:
             result.invariant, result.text = "27 determinism", f"{result.digest:08x}, then {again.digest:08x}"
     return result
 
 
-def run_seeds(seeds: range, profile: str) -> Tally:
+def run_seeds(seeds: range, profile: str, stage: Stage) -> Tally:
     """Seeds one after the other, in this process."""
     tally, begin = Tally(), time.process_time()
     gc.disable()  # a run makes few cycles, and looking for them takes a tenth of the time
     for seed in seeds:
-        result = run_seed(seed, profile)
+        result = run_seed(seed, profile, stage)
         failures = [result] if result.failed else []
         tally.add(
             Tally(1, result.requests, result.events, result.faults, result.virtual_s, 0.0, result.reasons, failures)
@@ -75,23 +75,23 @@ def run_seeds(seeds: range, profile: str) -> Tally:
     return tally
 
 
-def run_all(seeds: range, profile: str, jobs: int, progress: Callable[[Tally], None]) -> Tally:
+def run_all(seeds: range, profile: str, jobs: int, progress: Callable[[Tally], None], stage: Stage = STAGE) -> Tally:
     """All seeds; `progress` hears how far it is."""
     total = Tally()
-    for tally in _tallies(seeds, profile, jobs):
+    for tally in _tallies(seeds, profile, jobs, stage):
         total.add(tally)
         progress(total)
     total.failures.sort(key=lambda result: result.seed)
     return total
 
 
-def _tallies(seeds: range, profile: str, jobs: int) -> Iterator[Tally]:
+def _tallies(seeds: range, profile: str, jobs: int, stage: Stage) -> Iterator[Tally]:
     if jobs == 1:
         for start in range(0, len(seeds), CHUNK):
-            yield run_seeds(seeds[start : start + CHUNK], profile)
+            yield run_seeds(seeds[start : start + CHUNK], profile, stage)
         return
     said: Queue[bytes] = Queue()
-    workers = [_worker(seeds[number::jobs], profile) for number in range(min(jobs, len(seeds)))]
+    workers = [_worker(seeds[number::jobs], profile, stage) for number in range(min(jobs, len(seeds)))]
     readers = [threading.Thread(target=_read, args=(worker, said)) for worker in workers]
     try:
         for reader in readers:
@@ -112,9 +112,9 @@ def _tallies(seeds: range, profile: str, jobs: int) -> Iterator[Tally]:
         raise RuntimeError("a worker process has failed; its own words are above")
 
 
-def _worker(seeds: range, profile: str) -> "subprocess.Popen[bytes]":
+def _worker(seeds: range, profile: str, stage: Stage) -> "subprocess.Popen[bytes]":
     """A process that runs its share, and prints a tally now and then."""
-    share = (str(seeds.start), str(seeds.stop), str(seeds.step), profile)
+    share = (str(seeds.start), str(seeds.stop), str(seeds.step), profile, stage.module)
     command = [sys.executable, "-m", "mesh.simulation.runner", *share]
     return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
 
@@ -131,10 +131,10 @@ def _read(worker: "subprocess.Popen[bytes]", said: "Queue[bytes]") -> None:
 
 def work(arguments: Sequence[str]) -> None:
     """What such a process does."""
-    start, stop, step, profile = arguments
+    start, stop, step, profile, module = arguments
     seeds = range(int(start), int(stop), int(step))
     for first in range(0, len(seeds), CHUNK):
-        tally = run_seeds(seeds[first : first + CHUNK], profile)
+        tally = run_seeds(seeds[first : first + CHUNK], profile, find(module))
         sys.stdout.write(msgspec.json.encode(tally).decode() + "\n")
         sys.stdout.flush()
 

@@ -10,15 +10,9 @@ from typing import TypeVar
 import msgspec
 
 from mesh.simulation.plan import Call, Fault, Plan
-from mesh.simulation.world import World
 
 Item = TypeVar("Item")
 RUNS_MAX = 2_000
-
-
-def failure(plan: Plan) -> str:
-    """Which invariant a plan breaks; empty if none."""
-    return World(plan).run().invariant
 
 
 def shrink(plan: Plan, fails: Callable[[Plan], bool]) -> Plan:

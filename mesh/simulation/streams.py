@@ -7,7 +7,7 @@ import msgspec
 
 from mesh.core import Abandon, Ask, Consumed, Deliver, Finish
 from mesh.simulation import reference
-from mesh.simulation.plan import RESUMABLE, Call, Work
+from mesh.simulation.plan import CHECKED, RESUMABLE, TOKENS, Call, Work
 from proto.errors import Reason
 from proto.messages import Strength
 
@@ -47,8 +47,14 @@ class Stream:
         self.submitted_at = 0.0
         self.limit = 0
         self.rejects = 0
+        self.retried = 0  # failures that a holder called passing, and legs that it handed over
+        self.moves_max = 8  # as Ask has it
         self.away: dict[str, float] = {}  # until when a process said to stay away
         self.begun = False  # some handler of it has started
+        self.running = False  # and its owner has been told so, of the current leg
+        self.unheard = True  # nothing has come of the current leg
+        self.suspect = False  # its last holder may have died of it
+        self.alone = False  # so the current leg runs by itself
         self.last_unit = process.clock.now
 
     def ask(self, window: int, patience_s: float, timeout_s: float = 0.0, **more: Any) -> None:
@@ -62,6 +68,7 @@ class Stream:
             self.deadline = process.local() + timeout_s
         process.streams[self.request] = self
         process.oracles.asked(self)
+        self.moves_max = more.get("moves_max", self.moves_max)
         ask = Ask(
             self.request, self.endpoint, self.payload, self.prompt,
             window=window, patience_s=patience_s, timeout_s=timeout_s, **more,
@@ -75,7 +82,7 @@ class Stream:
             self.asked.setdefault(reason, self.process.clock.now)
             self.process.run(Abandon(self.request, strength))
             if strength == Strength.STOP:
-                self.process.oracles.must_stop(self)
+                self.process.oracles.obligations.must_stop(self)
 
     def take(self, position: int) -> None:
         """Everything up to here is read; the core hears of it now and then, as the SDK does it."""
@@ -90,6 +97,7 @@ class Stream:
         self.process.oracles.delivered(self, effect)
         self.position += len(effect.items) or len(effect.tokens)
         self.last_unit = self.process.clock.now
+        self.unheard = self.suspect = False
         self.arrived(effect)
 
     def finished(self, effect: Finish) -> None:
@@ -97,6 +105,20 @@ class Stream:
         self.process.oracles.finished(self, effect)
         self.over = effect
         self.ended(effect)
+
+    def units(self, effect: Deliver) -> list[Any]:
+        """What is compared with the undisturbed stream; nothing if it is neither items nor tokens, or both."""
+        if effect.items and effect.tokens:
+            return []
+        return list(effect.items) or list(effect.tokens)
+
+    def resumes_from(self) -> int:
+        """The least position that a next holder must be told: all tokens, or the last checkpoint but one."""
+        if self.endpoint == TOKENS:
+            return self.position
+        if self.endpoint != CHECKED:
+            return 0
+        return max(0, (self.position - 1) // self.work.every * self.work.every)
 
     def arrived(self, effect: Deliver) -> None:
         """Units have come."""

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 SLACK_S = 0.005  # clocks drift
 REJECTS_MAX = 6  # as the owner has it
-MOVES_MAX = 8  # as Ask has it
 MOVED_PATIENCE_S = 30.0
 EARLIER_S = 12.0  # a trouble that long ago may still explain a loss: a frozen process wakes up
 
@@ -67,7 +66,7 @@ def _troubled(world: "World", stream: Stream) -> str | None:
 
 
 def _waited(world: "World", stream: Stream) -> float:
-    return world.clock.now - max(stream.began, stream.submitted_at)
+    return world.clock.now - max(stream.began, stream.submitted_at) + stream.process.jumped_s
 
 
 def _unavailable(world: "World", stream: Stream, end: Finish) -> str | None:
@@ -90,6 +89,8 @@ def _draining(world: "World", stream: Stream, end: Finish) -> str | None:
         return None
     if stream.resumable:
         return "it can move"
+    if not stream.begun:
+        return "nothing of it had begun"
     return None if world.hurried else "nobody leaves in a hurry"
 
 
@@ -101,7 +102,14 @@ def _stalled(world: "World", stream: Stream, end: Finish) -> str | None:
 
 
 def _moved(world: "World", stream: Stream, end: Finish) -> str | None:
-    return None if end.attempts >= MOVES_MAX and world.trouble_count >= MOVES_MAX else "it has hardly moved"
+    if end.attempts <= stream.moves_max:
+        return f"only {end.attempts} attempts"
+    causes = world.trouble_count + world.drain_count + stream.retried
+    return None if causes >= stream.moves_max else "it has hardly moved"
+
+
+def _poison(world: "World", stream: Stream, end: Finish) -> str | None:
+    return world.oracles.suspects.accused(world, stream, end)
 
 
 _RULES = {
@@ -116,12 +124,13 @@ _RULES = {
     Reason.DRAINING: _draining,
     Reason.STALLED: _stalled,
     Reason.MOVED_TOO_OFTEN: _moved,
+    Reason.POISON: _poison,
 }
 
 
 def moves(world: "World", stream: Stream) -> None:
     """Invariant 22: a request moves for a reason."""
-    causes = stream.rejects + 2 * world.trouble_count + world.drain_count + int(stream.work.retryable)
+    causes = stream.rejects + 2 * world.trouble_count + world.drain_count + stream.retried
     if stream.stall_s:
         causes += int((world.clock.now - stream.began) / stream.stall_s)
     name = f"{stream.process.label}/{stream.request}"

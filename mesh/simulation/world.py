@@ -74,9 +74,9 @@ class World:
         self.clock = Clock()
         self.network = Network(self.clock, plan.seed)
         self.directory = Directory(self)
-        self.oracles = Oracles(self)
+        self.oracles = self._oracles()
         self.troubles = [Trouble() for _ in plan.places]
-        self.nemesis = Nemesis(self)
+        self.nemesis = self._nemesis()
         self.digest = 0
         self.hurried = False  # somebody left with less grace than its work needs
         self.forgetful = any(fault.kind.startswith("forget") for fault in plan.faults)
@@ -145,7 +145,7 @@ class World:
                 self.oracles.open_streams -= 1
                 stream.gone = True
         self.network.die(process, graceful)
-        self.oracles.owner_died(process)
+        self.oracles.obligations.owner_died(process)
         self.directory.gone(process, graceful)
 
     # --- Running ----------------------------------------------------------------------------------------
@@ -173,6 +173,12 @@ class World:
         process = self._at[call.place]
         if process is not None and not process.leaving:
             process.wake(self._stream(process, call).begin)
+
+    def _oracles(self) -> Oracles:
+        return Oracles(self)
+
+    def _nemesis(self) -> Nemesis:
+        return Nemesis(self)
 
     def _process(self, place: int, number: int, node: int, address: str) -> Process:
         return Process(self, place, number, node, (address,))

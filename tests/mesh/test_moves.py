@@ -180,6 +180,8 @@ def test_a_request_that_loses_too_many_holders_gives_up(wire: Wire) -> None:
             node for node in (2, 3) if any(s.leg.attempt == attempt(wire, client) for s in wire.did(node, Start))
         )
         wire.drop(client, holder)
+        wire.settle()
+        wire.tell(holder, Yielded(wire.did(holder, Start)[-1].leg))
         wire.advance(6.0)
     ended = wire.finished(client, request)
     assert ended is not None and ended.reason is Reason.MOVED_TOO_OFTEN

@@ -214,8 +214,8 @@ def test_a_frame_of_nils_behind_a_message_takes_no_memory() -> None:
 def test_keys_that_are_no_text() -> None:
     fields = plain(smallest(Submit))
     for key in (1, None, b"key", True):
-        assert refusal(pack([1, [*fields[:-1], {key: "value"}]])) is Reason.MALFORMED
-    assert codec.decode(pack([1, [*fields[:-1], {"key": "value"}]]))[1] == Submit(
+        assert refusal(pack([1, [*fields[:-2], {key: "value"}]])) is Reason.MALFORMED
+    assert codec.decode(pack([1, [*fields[:-2], {"key": "value"}]]))[1] == Submit(
         0, 1, 0, 0, "", metadata={"key": "value"}
     )
 

@@ -224,7 +224,7 @@ def test_a_limit_is_where_it_is_meant_to_be(name: str) -> None:
 @pytest.mark.parametrize("value_chars", [limits.TEXT_CHARS_MAX, limits.TEXT_CHARS_MAX + 1])
 def test_metadata_is_bounded_inside_too(key_chars: int, value_chars: int) -> None:
     fields = plain(smallest(messages.Submit))
-    frame = msgpack.packb([1, [*fields[:-1], {"k" * key_chars: "v" * value_chars}]])
+    frame = msgpack.packb([1, [*fields[:-2], {"k" * key_chars: "v" * value_chars}]])
     if key_chars > limits.NAME_CHARS_MAX or value_chars > limits.TEXT_CHARS_MAX:
         with pytest.raises(RemoteError):
             codec.decode(frame)

@@ -28,6 +28,8 @@ from proto.messages import (
     OPTIONAL_TAG_MAX,
     OPTIONAL_TAG_MIN,
     OWNER_MESSAGES,
+    PLACING_MESSAGES,
+    Place,
     Role,
     Sync,
 )
@@ -103,9 +105,11 @@ def test_the_direction_of_a_message(kind: type[Any]) -> None:
         assert direction == ("owner", "holder")
     elif kind in HOLDER_MESSAGES or kind is Sync:
         assert direction == ("holder", "owner")
+    elif kind in PLACING_MESSAGES:
+        assert direction == (("owner", "router") if kind is Place else ("router", "owner"))
     else:
         assert direction == ("both", "both")
-    assert section.above.startswith("Optional" if kind in OPTIONAL_MESSAGES else ("Session", "Request"))
+    assert section.above.startswith("Optional" if kind in OPTIONAL_MESSAGES else ("Session", "Request", "Placing"))
     assert ("critical" in section.above) == (tag_of(kind) < OPTIONAL_TAG_MIN)
 
 
@@ -117,8 +121,10 @@ def test_who_may_send_a_message(kind: type[Any]) -> None:
     roles = table("Roles").rows
     for role, (name, sends) in zip(Role, roles, strict=True):
         assert name == f"{int(role)} {role.name.lower()}"
-        side = "both" if sends == "both" else {"what owners send": "owner", "what holders send": "holder"}[sends]
-        assert may_send(role, kind) == (everybody or side in ("both", match["source"]))
+        sides, _, extra = sends.partition(", and ")
+        side = "both" if sides == "both" else {"what owners send": "owner", "what holders send": "holder"}[sides]
+        usual = kind not in PLACING_MESSAGES and side in ("both", match["source"])
+        assert may_send(role, kind) == (everybody or usual or extra == kind.__name__)
 
 
 @pytest.mark.parametrize(

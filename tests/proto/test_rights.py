@@ -7,9 +7,12 @@ from proto.messages import (
     MESSAGES,
     OPTIONAL_MESSAGES,
     OWNER_MESSAGES,
+    PLACING_MESSAGES,
     SESSION_MESSAGES,
     Ignored,
     Message,
+    Place,
+    Placed,
     Role,
 )
 from proto.rights import may_send, rights
@@ -18,7 +21,7 @@ NEWER_ROLE = max(Role) + 1
 
 
 def test_each_message_has_one_side() -> None:
-    sides = (SESSION_MESSAGES, OWNER_MESSAGES, HOLDER_MESSAGES, OPTIONAL_MESSAGES)
+    sides = (SESSION_MESSAGES, OWNER_MESSAGES, HOLDER_MESSAGES, PLACING_MESSAGES, OPTIONAL_MESSAGES)
     assert sum(map(len, sides)) == len(MESSAGES) == len(set(MESSAGES))
 
 
@@ -30,12 +33,17 @@ def test_everybody_keeps_a_session(role: int, kind: type[Message]) -> None:
 
 @pytest.mark.parametrize("kind", OWNER_MESSAGES, ids=lambda kind: kind.__name__)
 def test_owners_begin_and_end_legs(kind: type[Message]) -> None:
-    assert [role for role in (*Role, NEWER_ROLE) if may_send(role, kind)] == [Role.CLIENT, Role.COMPONENT]
+    assert [role for role in (*Role, NEWER_ROLE) if may_send(role, kind)] == [Role.CLIENT, Role.COMPONENT, Role.ROUTER]
 
 
 @pytest.mark.parametrize("kind", HOLDER_MESSAGES, ids=lambda kind: kind.__name__)
 def test_holders_answer(kind: type[Message]) -> None:
-    assert [role for role in (*Role, NEWER_ROLE) if may_send(role, kind)] == [Role.WORKER, Role.COMPONENT]
+    assert [role for role in (*Role, NEWER_ROLE) if may_send(role, kind)] == [Role.WORKER, Role.COMPONENT, Role.ROUTER]
+
+
+def test_owners_ask_routers_and_routers_answer() -> None:
+    assert [role for role in (*Role, NEWER_ROLE) if may_send(role, Place)] == [Role.CLIENT, Role.COMPONENT]
+    assert [role for role in (*Role, NEWER_ROLE) if may_send(role, Placed)] == [Role.ROUTER]
 
 
 @pytest.mark.parametrize("role", [*Role, NEWER_ROLE])

@@ -117,7 +117,7 @@ def test_policies() -> None:
 
 def test_a_client_of_a_policy_that_is_none() -> None:
     async def body(bench: Bench) -> None:
-        with pytest.raises(ValueError, match="one of round_robin, random, least_loaded"):
+        with pytest.raises(ValueError, match="one of round_robin, random, power_of_two, least_loaded"):
             bench.mesh.client("a.b.c", policy="best")
         with pytest.raises(ValueError, match="must have 3 parts"):
             bench.mesh.client("a.b")

@@ -9,7 +9,7 @@ import pytest
 from mesh.simulation import command, runner
 from mesh.simulation.draw import draw
 from mesh.simulation.plan import from_json, to_json
-from mesh.simulation.world import Result
+from mesh.simulation.world import Result, World
 
 
 def test_run(capsys: pytest.CaptureFixture[str]) -> None:
@@ -33,7 +33,7 @@ def test_several_processes() -> None:
 
 def test_a_failure_prints_how_to_replay_it(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     broken = Result(7, 1, 1, 1.0, 1, 1, 1, {}, {}, "2 values", "wrong")
-    monkeypatch.setattr(runner, "run_seed", lambda seed, profile: broken)
+    monkeypatch.setattr(runner, "run_seed", lambda seed, profile, stage: broken)
     assert command.main(["run", "--seeds", "7:8", "--jobs", "1", "--profile", "drain"]) == 1
     out = capsys.readouterr().out
     assert "FAILED seed 7: 2 values: wrong" in out
@@ -42,7 +42,7 @@ def test_a_failure_prints_how_to_replay_it(capsys: pytest.CaptureFixture[str], m
 
 def test_a_digest_that_differs_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     digests = iter((1, 2))
-    monkeypatch.setattr(runner.World, "run", lambda self: Result(0, next(digests), 1, 1.0, 1, 1, 1, {}, {}))
+    monkeypatch.setattr(World, "run", lambda self: Result(0, next(digests), 1, 1.0, 1, 1, 1, {}, {}))
     assert runner.run_seed(0, "calm").invariant == "27 determinism"
 
 
@@ -59,7 +59,11 @@ def test_replay(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
 
 def test_shrink(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert command.main(["shrink", "3"]) == 2, "nothing fails: nothing to shrink"
-    monkeypatch.setattr(command, "failure", lambda plan: "2 values" if plan.faults else "")
+
+    def run(world: World) -> Result:
+        return Result(0, 1, 1, 1.0, 1, 1, 1, {}, {}, "2 values" if world.plan.faults else "")
+
+    monkeypatch.setattr(World, "run", run)
     seed = next(seed for seed in range(50) if len(draw(seed).faults) > 2)
     assert command.main(["shrink", str(seed), "--out", str(tmp_path)]) == 0
     kept = from_json((tmp_path / f"chaos-{seed}.json").read_bytes())

@@ -216,6 +216,8 @@ class TwoParties(RuleBasedStateMachine):
         elif reason is Reason.LOST:
             assert not asked.resumable
             assert self.dropped or self.leaving
+        elif reason is Reason.POISON:
+            assert self.dropped, "nobody may have died of it"
         elif reason is Reason.FAILED:
             assert asked.told_to_fail
         elif reason is Reason.DRAINING:

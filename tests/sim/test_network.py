@@ -67,6 +67,26 @@ def test_a_partition_holds_and_then_gives(mesh: tuple[Clock, Network, Any, Any])
     assert two.got == FRAMES
 
 
+def test_links_that_a_partition_held_are_in_no_order_when_it_heals(mesh: tuple[Clock, Network, Any, Any]) -> None:
+    clock, network, one, two = mesh
+    links = [network.open(one, "ipc:///1") for _ in range(12)]
+    network.block(0, 1)
+    for link in links:
+        for number in range(3):
+            network.send(link, link.zid + b" %d" % number)
+    clock.run(1.0, 10_000)
+    network.unblock(0, 1)
+    for link in links:
+        network.send(link, link.zid + b" 3")
+    clock.run(3.0, 10_000)
+    firsts = [frame for frame in two.got if frame.endswith(b" 0")]
+    assert sorted(firsts) == sorted(link.zid + b" 0" for link in links)
+    assert firsts != [link.zid + b" 0" for link in links]
+    for link in links:
+        mine = [frame for frame in two.got if frame.startswith(link.zid + b" ")]
+        assert mine == [link.zid + b" %d" % number for number in range(4)]
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_a_reset_loses_a_suffix_and_is_told(mesh: tuple[Clock, Network, Any, Any], seed: int) -> None:
     clock, network, one, two = mesh

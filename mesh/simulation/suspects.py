@@ -1,0 +1,69 @@
+"""Pure. Invariants 7 and 20: who may have killed its holder runs alone, and nobody is accused without a death.
+
+A stream is a suspect when the link to its holder broke while it was running there and nothing had come of it yet; it
+stays one until its next unit. Everything here is seen on the wire and at the links, never asked from a core.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from mesh.core import Finish, Leg
+from mesh.simulation.violation import require
+from proto.errors import Reason
+from proto.messages import Migrate, Submit
+
+if TYPE_CHECKING:
+    from mesh.simulation.network import Link
+    from mesh.simulation.process import Process
+    from mesh.simulation.streams import Stream
+
+
+class Suspects:
+    """Which legs are to run alone."""
+
+    def __init__(self) -> None:
+        self._legs: dict[Leg, None] = {}
+        self.hosts: dict[str, None] = {}  # processes that had a suspect, by label: they send the others away
+
+    def submitted(self, process: "Process", stream: "Stream", link: "Link", message: Submit) -> None:
+        """A leg is placed: as a suspect if it is one, and only then."""
+        name = f"{process.label}/{message.request} at attempt {message.attempt}"
+        require(
+            message.suspect == stream.suspect, "20 suspect", f"{name}: {message.suspect}, should be {stream.suspect}"
+        )
+        stream.running, stream.unheard, stream.alone = False, True, message.suspect
+        if message.suspect and link.target is not None:
+            self._legs[Leg(process.node.settings.node, message.request, message.attempt)] = None
+            self.hosts[link.target.label] = None
+
+    def link_lost(self, process: "Process", link: "Link") -> None:
+        """The socket to a holder says that its connection is gone, before the core hears of it."""
+        for stream in process.streams.values():
+            request = process.node.owner.requests.get(stream.request)
+            at = request.claim.peer if request is not None and request.claim is not None else 0
+            peer = process.node.peers.by_node.get(at)
+            here = peer is not None and process.links.get(peer.session) is link
+            if here and stream.running and stream.unheard:
+                stream.suspect = True
+
+    def started(self, process: "Process", leg: Leg) -> None:
+        """A handler begins."""
+        name = f"{process.label} starts {leg} beside {list(process.handlers)}"
+        others = [other for other in process.handlers if other != leg]
+        require(not others or leg not in self._legs, "7 alone", name)
+        require(not any(other in self._legs for other in others), "7 alone", name)
+
+    def made(self, leg: Leg) -> None:
+        """A handler is about to tell of a unit: it has not killed its process."""
+        self._legs.pop(leg, None)
+
+    def migrates(self, process: "Process", message: Migrate) -> None:
+        """A holder hands a leg over: it leaves, or it makes room for a suspect, or for what is more urgent."""
+        crowded = process.hands_over or process.label in self.hosts
+        fine = process.leaving or (message.reason == Reason.PREEMPT and crowded)
+        require(fine, "22 moves", f"{process.label} migrates a leg although it stays")
+
+    def accused(self, world: Any, stream: "Stream", end: Finish) -> str | None:
+        """Why a request may not end as poison; None if it may."""
+        if not stream.suspect:
+            return "nobody has died of it"
+        return "its holder lives" if world.process_called(stream.holder) is not None else None
