@@ -75,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     keygen = _command(commands, "keygen", "make the key of a mesh")
     add_arguments(keygen, only=("mesh",))
     add_arguments(keygen, flags.KeygenFlags, flags.KEYGEN_HELP, "keygen")
+    _serving_commands(commands)
 
     run = _command(commands, "run", "serve a component: MODULE:COMPONENT or FILE.py:COMPONENT")
     run.add_argument("target", metavar="MODULE:COMPONENT", help="what 'hello.run()' in that module would serve")
@@ -94,10 +95,48 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _serving_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """The commands that serve models, and the one that talks to them."""
+    from launch import flags_chat, flags_drain, flags_frontend, flags_router, flags_up, flags_worker
+    from mesh.options import add_arguments
+
+    up = _command(commands, "up", "serve a model: workers, frontends and routers, kept running", flags_up.UP_EPILOG)
+    add_arguments(up, flags_up.UpFlags, flags_up.UP_HELP, "up")
+    add_arguments(up, only=flags_up.MESH_FLAGS)
+    up.add_argument("worker_flags", nargs="*", metavar="-- WORKER FLAGS", help=flags_up.UP_WORDS_HELP)
+
+    frontend = _command(commands, "frontend", "answer HTTP: one node, OpenAI's API for every model of the mesh")
+    add_arguments(frontend, flags_frontend.FrontendFlags, flags_frontend.FRONTEND_HELP, "frontend")
+    add_arguments(frontend)
+
+    worker = _command(commands, "worker", "serve a model: one node")
+    add_arguments(worker, flags_worker.WorkerFlags, flags_worker.WORKER_HELP, "worker")
+    add_arguments(worker)
+
+    router = _command(commands, "router", "say where requests should go: one node")
+    add_arguments(router, flags_router.RouterFlags, flags_router.ROUTER_HELP, "router")
+    add_arguments(router)
+
+    drain = _command(commands, "drain", "let a node leave: it takes no more work, and what runs there moves")
+    drain.add_argument("node", metavar="NODE", help="its id, the beginning of its id, or its name")
+    add_arguments(drain, flags_drain.DrainFlags, flags_drain.DRAIN_HELP, "drain")
+    add_arguments(drain)
+
+    chat = _command(commands, "chat", "talk to a model from the terminal", flags_chat.CHAT_EPILOG)
+    add_arguments(chat, flags_chat.ChatFlags, flags_chat.CHAT_HELP, "chat")
+    chat.add_argument("prompt", nargs="*", metavar="QUESTION", help=flags_chat.CHAT_WORDS_HELP)
+
+
 def _command(
-    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, text: str
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, text: str, epilog: str = ""
 ) -> argparse.ArgumentParser:
-    parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    parser = commands.add_parser(
+        name,
+        help=text,
+        description=text[0].upper() + text[1:] + ".",
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.set_defaults(module=f"launch.{name}")
     return parser
 

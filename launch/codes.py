@@ -22,7 +22,7 @@ MEANINGS = {
     Exit.FAILED: "the request failed",
     Exit.USAGE: "the command line cannot be understood",
     Exit.UNAVAILABLE: "nobody could take the request: no instance, or all of them busy",
-    Exit.INTERNAL: "a mistake of ours",
+    Exit.INTERNAL: "a mistake of ours, or an engine that crashed",
     Exit.KEY: "the mesh key was refused, or one is needed",
     Exit.SETTING: "a setting, or this installation, cannot be used",
     Exit.INTERRUPTED: "interrupted from the keyboard",

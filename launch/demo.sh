@@ -1,23 +1,10 @@
 #!/usr/bin/env bash
-# The hello-world component and a client of it, on this host. Makes .venv if needed.
+# A mesh that answers, on this host: two workers with the demo model, a frontend, and a curl to try. Makes .venv if
+# needed. Arguments go to `wiremesh up`: ./launch/demo.sh --workers 4 --port 9000
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . launch/setup.sh
 
 set_up ""
-example=launch/examples/hello_world
-
-say "starting $example/server.py"
-.venv/bin/python "$example/server.py" &
-server=$!
-stop() { kill "$server" 2>/dev/null || true; wait "$server" 2>/dev/null || true; }
-trap stop EXIT
-
-say "running $example/client.py"
-.venv/bin/python "$example/client.py"
-
-say "telling the server to leave"
-kill "$server"
-trap - EXIT
-wait "$server"
-say "done"
+say "starting a mesh: wiremesh up --workers 2 $*"
+exec .venv/bin/wiremesh up --workers 2 "$@"

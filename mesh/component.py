@@ -116,7 +116,7 @@ def serve(component: Component, options: "Options") -> int:
     logs.configure(options.log_format)
     process.raise_descriptor_limit()
     process.disable_core_dumps()
-    with asyncio.Runner(loop_factory=_new_loop) as runner:
+    with asyncio.Runner(loop_factory=new_loop) as runner:
         return runner.run(_serve(component, options))
 
 
@@ -139,7 +139,7 @@ def _ready(component: Component, actor: "Actor") -> str:
     return f"{component.name} is ready: node {settings.node:016x} ({settings.name}) serves {names}; {actor.describe()}"
 
 
-def _new_loop() -> "asyncio.AbstractEventLoop":
+def new_loop() -> "asyncio.AbstractEventLoop":
     """uvloop where there is one: it halves the cost of a turn."""
     import asyncio
 

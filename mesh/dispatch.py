@@ -141,7 +141,7 @@ class Dispatch:
             return
         request.resumable = request.resumable or peer.offers[request.ask.endpoint].resumable
         request.next_attempt(peer.node, now)
-        limit = request.limit()
+        limit = request.position if request.suspect else request.limit()  # a suspect asks before it runs
         claim = request.claim = self._claims.add(peer.node, request.number, request.attempt, limit)
         claim.start, claim.alone = request.position, request.suspect
         if request.ask.stall_s > 0:

@@ -48,7 +48,7 @@ class Holder:
         self._count = ports.count
         self._send = ports.send
         self.legs: dict[LegName, Held] = {}
-        self.slots = Slots(settings.offers, settings.slots, settings.queue)
+        self.slots = Slots(settings.offers, settings.slots, settings.queue, settings.engine)
         self._leaving = Leaving(self.legs, elsewhere, self._hand_over, self._halt)
         self.leave, self.move_on = self._leaving.begin, self._leaving.move_on
         self._tombstones = Tombstones()
@@ -110,7 +110,7 @@ class Holder:
             return Reason.DRAINING, 0, "leaving"
         if message.resume is not None and message.resume.state and not self._offers[endpoint].resumable:
             return Reason.INVALID, 0, f"{endpoint} cannot resume"
-        if self.slots.suspect is not None:
+        if self.slots.isolated(endpoint):
             return Reason.BUSY, BUSY_RETRY_MS, "a suspect runs alone here"
         if self.slots.full(endpoint):
             return Reason.BUSY, BUSY_RETRY_MS, f"{self.slots.running} running, {self.slots.waiting} waiting"
@@ -126,28 +126,30 @@ class Holder:
         if deadline < inf:
             self._timers.set(name, deadline)
         if message.suspect:
-            self._isolate(name, now)
-        free = self.slots.running == 0 if message.suspect else self.slots.free(message.endpoint)
-        place = 0 if free else self.slots.waiting + 1
+            self._isolate(name, message.endpoint, now)
+        place = 0 if self.slots.free(message.endpoint) else self.slots.waiting + 1
         self._send(name.owner, Accept(name.request, name.attempt, message.position, place), now)
         self._count("legs.accepted")
         self.legs[name].queued = place > 0
         self.slots.enqueue(message.endpoint, name)
         self._fill()
 
-    def _isolate(self, name: LegName, now: float) -> None:
+    def _isolate(self, name: LegName, endpoint: str, now: float) -> None:
         """A suspect runs alone: the others go on elsewhere, or it waits for them."""
         self._count("legs.suspects")
-        self.slots.suspect = name
-        self._leaving.clear(Reason.PREEMPT, now)
+        self.slots.isolate(name)
+        self._leaving.clear(Reason.PREEMPT, now, endpoint if self._engine else "")
 
     def _fill(self) -> None:
-        """Start what waits, while there is room."""
+        """Start what waits, while there is room. A suspect that could start is told so, and waits for its owner."""
+        ready = self.slots.to_be_asked()
+        if ready is not None:
+            self._outbound.to(ready.owner).started(self.legs[ready])
         for name in self.slots.take():
             held = self.legs[name]
             held.started = True
             self._out.append(held.start())
-            if held.queued:
+            if held.queued and not held.submit.suspect:
                 self._outbound.to(name.owner).started(held)
 
     def _credit(self, owner: int, message: Credit, now: float) -> None:
@@ -158,6 +160,8 @@ class Holder:
             held.state = request.receive(HOLDER, held.state, Verb.CREDIT)
             held.limit = max(held.limit, grant.limit)
             self._pump(held, now)
+            if self.slots.allow(held.name):
+                self._fill()
 
     def _cancel(self, owner: int, message: Cancel, now: float) -> None:
         name = LegName(owner, message.request, message.attempt)

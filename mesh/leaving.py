@@ -40,10 +40,11 @@ class Leaving:
         if self.begun:
             self.clear(Reason.DRAIN, now)
 
-    def clear(self, reason: Reason, now: float) -> None:
-        """Hand over what runs and another node could go on with."""
+    def clear(self, reason: Reason, now: float, endpoint: str = "") -> None:
+        """Hand over what runs and another node could go on with; of one endpoint, or of all."""
         for held in list(self._legs.values()):
-            if held.started and held.resumable() and self._elsewhere(held.submit.endpoint):
+            served = held.submit.endpoint
+            if held.started and held.resumable() and endpoint in ("", served) and self._elsewhere(served):
                 self._halt(held, reason, now)
 
     def tick(self, now: float) -> None:

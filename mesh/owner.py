@@ -100,14 +100,20 @@ class Owner:
         if claim is None or claim.state not in (Leg.SUBMITTED, Leg.RUNNING, Leg.STOPPING):
             return
         limit = request.limit()
-        if limit - claim.limit >= (request.ask.window + 1) // 2:
+        if limit - claim.limit >= (request.ask.window + 1) // 2 and (claim.running or not claim.alone):
             claim.state = send(OWNER, claim.state, Verb.CREDIT)
             self._grants.add(claim, limit)
 
+    def _run(self, request: Request | None, claim: Claim) -> None:
+        """It has its slot. A suspect waits for our word: only who got it can have killed its holder."""
+        if claim.alone and not claim.running and request is not None:
+            claim.state = send(OWNER, claim.state, Verb.CREDIT)
+            self._grants.add(claim, request.limit())
+        claim.running = True
+
     def abandon(self, event: Abandon, now: float) -> None:
         """The caller wants no more: a stop lets the leg finish, a kill ends the request here and now."""
-        request = self.requests.get(event.request)
-        if request is None:
+        if (request := self.requests.get(event.request)) is None:
             return
         if event.strength == Strength.KILL:
             self._finish(request, event.reason, now)
@@ -139,14 +145,14 @@ class Owner:
         claim = self._claim(peer, message, now)
         if claim is not None:
             claim.receive(Verb.ACCEPT)
-            claim.running = message.waiting == 0
             request = self._current(claim)
+            if message.waiting == 0:
+                self._run(request, claim)
             if request is not None:
                 request.heard, request.rejects, request.pinned = now, 0, 0
 
     def _chunk(self, peer: int, message: Chunk, now: float) -> None:
-        """This runs for each token that the mesh serves, so what is common is inline: tokens that continue a request
-        and are within its credit. `_part` is the rule; this is the short cut."""
+        """What is common is inline, for it runs for each token: tokens that continue a request, within its credit."""
         claims, requests, out = self.claims.at(peer), self.requests, self._out
         for part in message.parts:
             claim = claims.get((part.request, part.attempt))
@@ -172,7 +178,6 @@ class Owner:
             request.heard = now
             if request.moves or request.suspect or request.unheard:
                 request.absolve()
-            claim.running = True
             out.append(Deliver(part.request, part.position, (), tokens))
 
     def _part(self, peer: int, part: Part, now: float) -> None:
@@ -180,8 +185,8 @@ class Owner:
         if claim is None:
             return
         claim.receive(Verb.CHUNK)
-        claim.running = True
         request = self._current(claim)
+        self._run(request, claim)
         if request is not None:
             request.cached = part.cached or request.cached
             self._take(request, claim, part, now)
@@ -290,7 +295,11 @@ class Owner:
             self._tell_stale(peer, leg.request, leg.attempt, now)
         for claim in vanished:
             self._count("sync.vanished")
-            self._vanished(claim, now)
+            request = self._current(claim)
+            self.claims.remove(claim)
+            if request is not None:
+                request.claim = None
+                self._lost(request, Reason.VANISHED, claim.peer, now)
 
     # --- Losing and moving -----------------------------------------------------------------------------
 
@@ -315,13 +324,6 @@ class Owner:
             request = self._current(claim)
             if request is not None and request.resumable:
                 self._move(request, Reason.HUNG, now)
-
-    def _vanished(self, claim: Claim, now: float) -> None:
-        request = self._current(claim)
-        self.claims.remove(claim)
-        if request is not None:
-            request.claim = None
-            self._lost(request, Reason.VANISHED, claim.peer, now)
 
     def _lost(self, request: Request, reason: Reason, peer: int, now: float) -> None:
         self._count("requests.lost_legs")
@@ -367,8 +369,7 @@ class Owner:
             self._finish(request, Reason.DRAINING, now, text="this node has left the mesh")
 
     def _cancel(self, claim: Claim, strength: Strength, reason: Reason, position: int, now: float) -> None:
-        message = claim.cancel(strength, reason, position)
-        if message is not None:
+        if (message := claim.cancel(strength, reason, position)) is not None:
             self._send(claim.peer, message, now)
 
     def _finish(self, request: Request, reason: Reason, now: float, name: str = "", text: str = "") -> None:

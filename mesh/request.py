@@ -140,12 +140,13 @@ class Request:
     def blame(self, claim: Claim) -> bool:
         """Its holder may have died of it, if nothing came of it. Who kills one alone is guilty.
 
-        That it was running may have died with the holder: to be lost unheard once is bad luck, twice is suspicious.
+        That it was running may have died with the holder: to be lost unheard once is bad luck, twice is suspicious. A
+        suspect that did not get our word to run is innocent of this death.
         """
-        if self.position > claim.start:
+        if self.position > claim.start or (claim.alone and not claim.running):
             return False
         self.unheard += not claim.running
-        if not (claim.running or claim.alone or self.unheard >= UNHEARD_MAX):
+        if not claim.running and self.unheard < UNHEARD_MAX:
             return False
         self.accused = claim.peer if claim.alone else 0
         self.suspect = True

@@ -10,7 +10,8 @@ from proto.messages import Load, Offer
 class Slots:
     """The slots and queues of one node."""
 
-    def __init__(self, offers: tuple[Offer, ...], slots_max: int, queue_max: int) -> None:
+    def __init__(self, offers: tuple[Offer, ...], slots_max: int, queue_max: int, engine: str = "") -> None:
+        self._engine = engine
         self._slots_max = slots_max
         self._queue_max = queue_max
         self._offers = {offer.endpoint: offer for offer in offers}
@@ -19,6 +20,8 @@ class Slots:
         self.running = 0
         self.waiting = 0
         self.suspect: Leg | None = None  # it runs alone, and nothing starts before it
+        self._asked = False  # its owner knows that it could start
+        self._allowed = False  # and wants it to
 
     def load(self) -> Load:
         """For heartbeats."""
@@ -26,7 +29,7 @@ class Slots:
 
     def free(self, endpoint: str) -> bool:
         """Whether a leg of this endpoint could start now."""
-        if self.suspect is not None:
+        if self.isolated(endpoint):
             return False
         slots = self._offers[endpoint].slots
         return self.running < self._slots_max and (slots == 0 or self._running_of[endpoint] < slots)
@@ -49,8 +52,7 @@ class Slots:
     def take(self) -> Iterator[Leg]:
         """The legs that can start now, each with its slot taken."""
         for endpoint, queue in self._queues.items():
-            if self.suspect in queue and self.running == 0:
-                assert self.suspect is not None
+            if self._allowed and self.suspect is not None and self.suspect in queue and self.alone(endpoint):
                 queue.remove(self.suspect)
                 yield self._taken(endpoint, self.suspect)
             while queue and self.free(endpoint):
@@ -62,9 +64,38 @@ class Slots:
         self._running_of[endpoint] += 1
         return leg
 
+    def isolated(self, endpoint: str) -> bool:
+        """Whether a suspect runs alone here, or waits to. It may only kill an engine, where there is one."""
+        return self.suspect is not None and self._engine in ("", endpoint)
+
+    def alone(self, endpoint: str) -> bool:
+        """Whether nothing runs that a suspect of this endpoint must not meet."""
+        return not (self._running_of[endpoint] if self._engine else self.running)
+
     def busy(self, endpoint: str) -> bool:
         """Whether a leg of this endpoint runs."""
         return self._running_of[endpoint] > 0
+
+    def isolate(self, leg: Leg) -> None:
+        """From now on this leg is the suspect."""
+        self.suspect, self._asked, self._allowed = leg, False, False
+
+    def to_be_asked(self) -> Leg | None:
+        """The suspect, once: when it could start."""
+        if self.suspect is None or self._asked:
+            return None
+        for endpoint, queue in self._queues.items():
+            if self.suspect in queue and self.alone(endpoint):
+                self._asked = True
+                return self.suspect
+        return None
+
+    def allow(self, leg: Leg) -> bool:
+        """Its owner wants it to run; whether it is a suspect that was waiting for that."""
+        if leg != self.suspect or not self._asked:
+            return False
+        self._allowed = True
+        return True
 
     def absolve(self, leg: Leg) -> bool:
         """This leg has not killed us: if it was a suspect, others may run again."""
@@ -82,7 +113,8 @@ class Slots:
         """Assert that the counts agree with the legs that have started, by endpoint."""
         assert self.running == sum(started.values()) <= self._slots_max
         queued = any(self.suspect in queue for queue in self._queues.values())
-        assert self.suspect is None or queued or self.running == 1, "a suspect runs alone"
+        running = self._running_of[self._engine] if self._engine else self.running
+        assert self.suspect is None or queued or running == 1, "a suspect runs alone"
         assert self.waiting == sum(map(len, self._queues.values()))
         assert self.waiting <= self._queue_max + (self.suspect is not None), "a suspect may wait although none may"
         for endpoint, offer in self._offers.items():

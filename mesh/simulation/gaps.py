@@ -29,7 +29,7 @@ def watch(world: "World", victim: "Process", bound_s: float, owner_place: int = 
             known = stream.process.instances.get(stream.endpoint, ())
             others = [other for other in world.processes() if other is not victim]
             witnesses = [other for other in others if other.node.settings.node in known]
-            world.clock.at(now + bound_s, _look, world, stream, witnesses, stream.position, now, bound_s)
+            world.clock.at(now + bound_s, _look, world, stream, victim, witnesses, stream.position, now, bound_s)
 
 
 def _counts(stream: object) -> bool:
@@ -46,12 +46,21 @@ def _counts(stream: object) -> bool:
 
 
 def _look(
-    world: "World", stream: ClientStream, witnesses: list["Process"], position: int, since: float, bound_s: float
+    world: "World",
+    stream: ClientStream,
+    victim: "Process",
+    witnesses: list["Process"],
+    position: int,
+    since: float,
+    bound_s: float,
 ) -> None:
     if stream.over is not None or stream.gone or stream.position > position or stream.rejects:
         return
     if stream.suspect and stream.alone:
         return  # it seems to have killed two: it waits for a verdict
+    elsewhere = stream.holder != victim.label
+    if elsewhere and world.troubles[stream.holder_place].calm_since > since - CALM_BEFORE_S:
+        return  # it went to somebody else who is in trouble
     owner = world.troubles[stream.process.place]
     same_fault = owner.count <= 1 and owner.last == since  # a cut has two ends
     if owner.calm_since > since - CALM_BEFORE_S and not same_fault:

@@ -53,8 +53,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     # --- Credit and room --------------------------------------------------------------------------
     Mutation("credit_ignored", "mesh/held.py", "room, size = self.limit - position,", "room, size = 10**9,",
              "a slow reader is overrun"),
-    Mutation("credit_never_granted", "mesh/owner.py", "if limit - claim.limit >= (request.ask.window + 1) // 2:",
-             "if limit - claim.limit > request.ask.window:", "a stream stops when its first credit is used up"),
+    Mutation("credit_never_granted", "mesh/owner.py", "if limit - claim.limit >= (request.ask.window + 1) // 2 and",
+             "if limit - claim.limit > request.ask.window and", "a stream stops when its first credit is used up"),
     Mutation("credit_for_delivered", "mesh/request.py", "return min(self.consumed + self.ask.window,",
              "return min(self.position + self.ask.window,", "credit does not wait for the reader"),
     Mutation("never_paused", "mesh/holder.py", "self._out.append(Pause(held.name) if behind else Unpause(held.name))",

@@ -222,7 +222,8 @@ class Oracles:
             stream = process.streams[grant.request]
             if grant.attempt != stream.attempt or stream.over is not None:
                 continue
-            rises = stream.limit < grant.limit <= stream.said + stream.window
+            begins = stream.alone and not stream.running  # a suspect begins with its first credit, even if that is none
+            rises = stream.limit - begins < grant.limit <= stream.said + stream.window
             require(rises, "5 credit", f"{process.label}/{grant.request}: {grant.limit} after {stream.limit}")
             stream.limit = grant.limit
 

@@ -52,7 +52,8 @@ class Stream:
         self.away: dict[str, float] = {}  # until when a process said to stay away
         self.begun = False  # some handler of it has started
         self.running = False  # and its owner has been told so, of the current leg
-        self.unheard = True  # nothing has come of the current leg
+        self.fruitless = True  # nothing has come of the current leg
+        self.unheard = 0  # holders in a row that were lost before they could say that it runs
         self.suspect = False  # its last holder may have died of it
         self.alone = False  # so the current leg runs by itself
         self.last_unit = process.clock.now
@@ -97,7 +98,8 @@ class Stream:
         self.process.oracles.delivered(self, effect)
         self.position += len(effect.items) or len(effect.tokens)
         self.last_unit = self.process.clock.now
-        self.unheard = self.suspect = False
+        self.fruitless = self.suspect = False
+        self.unheard = 0
         self.arrived(effect)
 
     def finished(self, effect: Finish) -> None:

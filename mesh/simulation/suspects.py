@@ -1,7 +1,8 @@
 """Pure. Invariants 7 and 20: who may have killed its holder runs alone, and nobody is accused without a death.
 
-A stream is a suspect when the link to its holder broke while it was running there and nothing had come of it yet; it
-stays one until its next unit. Everything here is seen on the wire and at the links, never asked from a core.
+A stream is a suspect when the link to its holder broke while it was running there and nothing had come of it yet, or
+broke twice in a row before its owner heard that it runs; it stays one until its next unit. (proto/README.md, Poison.)
+All of that is seen on the wire and at the links.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -16,12 +17,15 @@ if TYPE_CHECKING:
     from mesh.simulation.process import Process
     from mesh.simulation.streams import Stream
 
+UNHEARD_MAX = 2  # losses in a row before a holder's Accept: the first is bad luck
+
 
 class Suspects:
     """Which legs are to run alone."""
 
     def __init__(self) -> None:
         self._legs: dict[Leg, None] = {}
+        self._cleared: dict[Leg, None] = {}
         self.hosts: dict[str, None] = {}  # processes that had a suspect, by label: they send the others away
 
     def submitted(self, process: "Process", stream: "Stream", link: "Link", message: Submit) -> None:
@@ -30,7 +34,7 @@ class Suspects:
         require(
             message.suspect == stream.suspect, "20 suspect", f"{name}: {message.suspect}, should be {stream.suspect}"
         )
-        stream.running, stream.unheard, stream.alone = False, True, message.suspect
+        stream.running, stream.fruitless, stream.alone = False, True, message.suspect
         if message.suspect and link.target is not None:
             self._legs[Leg(process.node.settings.node, message.request, message.attempt)] = None
             self.hosts[link.target.label] = None
@@ -42,8 +46,9 @@ class Suspects:
             at = request.claim.peer if request is not None and request.claim is not None else 0
             peer = process.node.peers.by_node.get(at)
             here = peer is not None and process.links.get(peer.session) is link
-            if here and stream.running and stream.unheard:
-                stream.suspect = True
+            if here and stream.fruitless:
+                stream.unheard += not stream.running
+                stream.suspect |= stream.running or stream.alone or stream.unheard >= UNHEARD_MAX
 
     def started(self, process: "Process", leg: Leg) -> None:
         """A handler begins."""
@@ -54,7 +59,13 @@ class Suspects:
 
     def made(self, leg: Leg) -> None:
         """A handler is about to tell of a unit: it has not killed its process."""
-        self._legs.pop(leg, None)
+        if leg in self._legs:
+            del self._legs[leg]
+            self._cleared[leg] = None
+
+    def cleared(self, stream: "Stream") -> bool:
+        """Whether it had made a unit when its holder died of somebody else, and only the news of it was lost."""
+        return Leg(stream.process.node.settings.node, stream.request, stream.attempt) in self._cleared
 
     def migrates(self, process: "Process", message: Migrate) -> None:
         """A holder hands a leg over: it leaves, or it makes room for a suspect, or for what is more urgent."""

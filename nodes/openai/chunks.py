@@ -47,6 +47,13 @@ class Chunks:
             return self.event(text, position=position)
         return b"".join((self._before, _encode(text), self._after))
 
+    def texts(self, texts: Sequence[str]) -> list[bytes]:
+        """An event for each text that is not empty."""
+        if not self._opened:
+            return [self.text(text) for text in texts if text]
+        before, after, encode = self._before, self._after, _encode
+        return [before + encode(text) + after for text in texts if text]
+
     def opening(self) -> bytes:
         """The role alone, where something must be said before there is text."""
         return self.event("")

@@ -131,6 +131,15 @@ def too_long(asked: int, prompt: int, context: int, param: str) -> Problem:
     return Problem(400, message, INVALID, param, "context_length_exceeded")
 
 
+def far_too_long(least: int, context: int, param: str) -> Problem:
+    """A prompt of which nobody needs to know how long it is exactly."""
+    message = (
+        f"This model's maximum context length is {context} tokens. However, the {param} alone has at least {least} "
+        "tokens. Please reduce its length."
+    )
+    return Problem(400, message, INVALID, param, "context_length_exceeded")
+
+
 class Row(Struct, frozen=True):
     """A line of the table below."""
 

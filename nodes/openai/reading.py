@@ -33,10 +33,10 @@ class Bad(Exception):
         self.problem = problem
 
 
-def fields_of(body: bytes) -> Fields:
+def fields_of(body: bytes, bytes_max: int = limits.BODY_BYTES_MAX) -> Fields:
     """The top level of a body."""
-    if len(body) > limits.BODY_BYTES_MAX:
-        raise Bad(too_large())
+    if len(body) > bytes_max:
+        raise Bad(too_large(bytes_max))
     try:
         if len(body) > limits.CENSUS_BYTES_MIN:
             if _DEEP in body:

@@ -26,10 +26,10 @@ _DETOKENIZE = Reader(DetokenizeOptions, ("tokens",), ())
 Parsed = Demand | Tokenization | Detokenization
 
 
-def parse(kind: Kind, body: bytes) -> Parsed | Problem:
+def parse(kind: Kind, body: bytes, bytes_max: int = limits.BODY_BYTES_MAX) -> Parsed | Problem:
     """What a body asks for, or why not. Never raises."""
     try:
-        return _PARSERS[kind](fields_of(body))
+        return _PARSERS[kind](fields_of(body, bytes_max))
     except Bad as bad:
         return bad.problem
 

@@ -32,6 +32,10 @@ class Detokenizer(Protocol):
         """More tokens; the text that is certain now."""
         ...
 
+    def each(self, tokens: Sequence[int]) -> list[str]:
+        """The same, and which token brought which text."""
+        ...
+
     def finish(self) -> str:
         """No more tokens: what is left of an unfinished character, as replacement characters."""
         ...
@@ -83,6 +87,14 @@ class ByteDetokenizer:
         cut = len(data) - unfinished(data)
         self._pending = data[cut:]
         return data[:cut].decode("utf-8", "replace")
+
+    def each(self, tokens: Sequence[int]) -> list[str]:
+        if not self._pending:
+            spellings = self._spellings
+            texts = [spellings[token] for token in tokens]
+            if None not in texts:
+                return texts  # type: ignore[return-value]
+        return [self.feed((token,)) for token in tokens]
 
     def finish(self) -> str:
         data, self._pending = self._pending, b""

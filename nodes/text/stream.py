@@ -72,6 +72,26 @@ class TextStream:
             shown.append(self._one(token, logprobs[index] if index < len(logprobs) else None))
         return "".join(shown)
 
+    def each(self, tokens: Sequence[int]) -> list[str]:
+        """More tokens, without log-probabilities; returns the text that may be shown after each."""
+        if self._scanner is None and self._spell is None:
+            self._counted += len(tokens)
+            return self._detokenizer.each(tokens)
+        return [self.feed((token,)) for token in tokens]
+
+    def skip(self, tokens: int = 1) -> None:
+        """Tokens that count and are no text here: the one that ended the sequence, or those that a caller shows."""
+        self._counted += tokens
+
+    @property
+    def detokenizer(self) -> Detokenizer:
+        """For who shows every token at once and tells by `skip`."""
+        return self._detokenizer
+
+    def ends_here(self) -> bool:
+        """Whether a token that ends the sequence would do so now."""
+        return self._counted >= self._min_tokens
+
     def _one(self, token: int, logprobs: Logprobs | None) -> str:
         self._counted += 1
         begin = self._told

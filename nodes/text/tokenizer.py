@@ -22,6 +22,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its thread pool does
 TEMPLATE_CHARS_MAX = 256 * 1024  # the largest in use have 30,000
 STUCK_TOKENS_MAX = 8  # twice the tokens of the longest character: what is not complete by then is no UTF-8
 CONTEXT_TOKENS = 4  # of the text before, so that a word's leading space is not lost at the border
+COMPOSED_MAX = 4  # characters that NFC makes one of; more than three in a row hardly exist
 SPECIALS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
@@ -66,6 +67,8 @@ class Tokenizer:
         self._library.no_truncation()
         self._library.no_padding()
         self._decoder = _kind(files.tokenizer)
+        normalizer = self._library.normalizer
+        self._normalizer = type(normalizer).__name__ if normalizer is not None else None
         self._special = {index for index, added in self._library.get_added_tokens_decoder().items() if added.special}
         self.vocabulary: int = self._library.get_vocab_size(with_added_tokens=True)
         self.template = _template(files.chat_template, self._config)
@@ -76,6 +79,18 @@ class Tokenizer:
         """The tokens of a text. It leaves the interpreter free meanwhile, so a long text may be given to a thread."""
         found: list[int] = self._library.encode_batch_fast([text], add_special_tokens=add_special)[0].ids
         return found
+
+    def least(self, text: str) -> int:
+        """How many tokens a text has at least; quickly, for a text that is far too long to be counted."""
+        return len(text) // self._chars_max if self._chars_max else 0
+
+    @cached_property
+    def _chars_max(self) -> int:
+        """No token stands for more characters; 0 if that cannot be known."""
+        if self._decoder != "ByteLevel" or self._normalizer not in (None, "NFC"):
+            return 0
+        pieces: dict[str, int] = self._library.get_vocab(with_added_tokens=True)
+        return max(map(len, pieces)) * (COMPOSED_MAX if self._normalizer else 1)
 
     def decode(self, tokens: Sequence[int], skip_special: bool = True) -> str:
         """The text of tokens, all at once."""
@@ -103,6 +118,10 @@ class Tokenizer:
         """The id of a token by its text."""
         found: int | None = self._library.token_to_id(name)
         return found
+
+    def is_special(self, token: int) -> bool:
+        """Whether a token is left out of the text by itself."""
+        return token in self._special
 
     @cached_property
     def specials(self) -> dict[str, str]:
@@ -217,7 +236,10 @@ class LibraryDetokenizer:
         return bool(self._waiting)
 
     def feed(self, tokens: Sequence[int]) -> str:
-        return "".join([self._one(token) for token in tokens])
+        return "".join(self.each(tokens))
+
+    def each(self, tokens: Sequence[int]) -> list[str]:
+        return [self._one(token) for token in tokens]
 
     def _one(self, token: int) -> str:
         self._waiting.append(token)

@@ -123,7 +123,7 @@ def test_a_variable_that_cannot_be_used(run: Run, monkeypatch: pytest.MonkeyPatc
         (("nodes", "--mesh", "../up"), Exit.SETTING, "--mesh (WIREMESH_MESH) is '../up'"),
         (("call", "a.b.c", "{"), Exit.USAGE, "not JSON"),
         (("call", "a.b", "{}"), Exit.USAGE, "namespace.component.endpoint"),
-        (("call", "a.b.c", "--policy", "best"), Exit.SETTING, "round_robin, random, least_loaded"),
+        (("call", "a.b.c", "--policy", "best"), Exit.SETTING, "round_robin, random, power_of_two, least_loaded"),
         (("call", "a.b.c", "--timeout-s", "-1"), Exit.SETTING, "--timeout-s"),
         (("call", "a.b.c", "--direct", "xyz"), Exit.USAGE, "16 hexadecimal digits"),
         (("nodes", "--join", "carrier-pigeon"), Exit.SETTING, "--join"),

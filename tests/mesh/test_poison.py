@@ -4,7 +4,7 @@ from mesh.core import Finished, Halt, Start, Stepped, Yielded
 from proto.errors import Reason
 from proto.messages import Submit
 from tests.mesh.parties import begin
-from tests.pair import Wire
+from tests.pair import COUNT, ECHO, Wire
 
 PROMPT = [1, 2, 3]
 
@@ -121,6 +121,20 @@ def test_a_suspect_sends_others_away_who_can_go(wire: Wire) -> None:
     wire.settle()
     assert [start.leg.request for start in wire.did(worker, Start)] == [running, suspect]
     assert [(start.leg.request, start.position) for start in wire.did(spare, Start)] == [(running, 1)]
+
+
+def test_a_suspect_of_an_engine_lets_others_be(wire: Wire) -> None:
+    client, dies = wire.client(), wire.worker()
+    worker = wire.worker(engine=ECHO)
+    wire.meet(client, worker)
+    other = wire.ask(client, COUNT)
+    wire.meet(client, dies)
+    suspect = wire.ask(client, ECHO, prompt=PROMPT, policy="least_loaded")
+    wire.crash(dies)
+    wire.advance(0.01)
+    assert [start.leg.request for start in wire.did(worker, Start)] == [other, suspect]
+    late = wire.ask(client, COUNT)
+    assert wire.did(worker, Start)[-1].leg.request == late, "it is no engine's"
 
 
 def test_one_that_is_lost_unheard_twice_is_a_suspect(wire: Wire) -> None:

@@ -141,7 +141,7 @@ class NumpyEngine:
                 continue
             token, told = int(best[row]), None
             if not is_plain(running.job):
-                token, told = choose(logits[row], running.job, running.tokens, banned(running))
+                token, told = choose(logits[row], running.job, running.tokens, banned(running, logits.shape[1]))
             tokens.append(token)
             logprobs.append(told)
         if failed:
@@ -150,9 +150,11 @@ class NumpyEngine:
         return tokens, logprobs, failed
 
 
-def banned(running: Running) -> Sequence[int]:
-    """What may not come yet, because it would stop the sequence too early."""
-    return sorted(running.stops) if len(running.tokens) < running.stops_from else ()
+def banned(running: Running, vocabulary: int) -> Sequence[int]:
+    """What may not come yet, because it would stop the sequence too early. Some models name an end that is no token."""
+    if len(running.tokens) >= running.stops_from:
+        return ()
+    return sorted(token for token in running.stops if token < vocabulary)
 
 
 def configuration(folder: Path) -> tuple[Config, tuple[int, ...]]:

@@ -10,8 +10,9 @@ import pytest
 
 from nodes.engines.contract import Ending, Job, Sampling
 from nodes.engines.numpy.config import Unsupported, config_of
-from nodes.engines.numpy.engine import OVERFLOWED, NumpyEngine, Settings
+from nodes.engines.numpy.engine import OVERFLOWED, NumpyEngine, Settings, banned
 from nodes.engines.numpy.safetensors import Damaged, Tensors
+from nodes.engines.scheduler import Running
 from tests.nodes.engines.models import GOLDEN, engine_of, greedy, run
 
 
@@ -195,3 +196,10 @@ def test_an_index_cannot_name_files_elsewhere(tmp_path: Path) -> None:
     change(folder / "model.safetensors.index.json", weight_map={"x": "../model.safetensors"})
     with pytest.raises(Damaged, match="elsewhere"):
         NumpyEngine(Settings(str(folder))).start()
+
+
+def test_an_end_that_is_no_token_is_not_banned() -> None:
+    running = Running(Job("key", [1]), "key", (0, 0), [1], 9, frozenset({3, 10_000}), 5)
+    assert banned(running, 100) == [3]
+    running.tokens += [1] * 4
+    assert banned(running, 100) == ()

@@ -1,0 +1,330 @@
+"""Shell. How fast the data plane moves bytes, what that costs, and whether tokens notice.
+
+    python -m bench.transfer [--mib 1 --mib 16 --mib 256] [--rounds 5] [--tokens]
+
+Two processes, one owns the bytes, one pulls. Every round measures every transport once, one after the other, beside a
+plain memcpy and a plain ZeroMQ copy (the same 256 KiB frames, blocking, nothing else), so that a busy machine is unfair
+to all alike; ratios are of medians. CPU is that of both processes. `--tokens` runs a stream of small messages between
+the same two event loops and compares the gaps between them at rest and while 1 GiB moves.
+"""
+
+import argparse
+import asyncio
+import json
+import multiprocessing
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import uvloop
+import zmq
+
+from mesh import links
+from mesh.security import Key, create_key
+from nodes.transfer import Ending, Handle, Memory, Plane, PlaneSettings, Way
+from nodes.transfer.addresses import bulk_address
+from nodes.transfer.handle import decode, encode
+from nodes.transfer.limits import CHUNK_BYTES
+from proto.limits import MIB
+
+WARM_UPS = 1
+PATIENCE_S = 120.0
+TOKEN_S = 0.002  # between two tokens: ten times as dense as a fast engine's, so that a few seconds have a p99
+TOKENS_MIB = 1024
+TOKEN = b"\x01" * 64
+LEASE_S = 3600.0
+
+
+class Figure(msgspec.Struct):
+    """One transport at one size."""
+
+    transport: str
+    mib: int
+    gb_s: float  # median
+    best_gb_s: float
+    cpu_s_per_gib: float  # of both processes
+    to_memcpy: float
+    to_plain: float
+
+
+class Gaps(msgspec.Struct):
+    """The gaps between tokens while something else goes on."""
+
+    during: str
+    tokens: int
+    p50_ms: float
+    p99_ms: float
+    max_ms: float
+
+
+# --- The owner's process --------------------------------------------------------------------------------
+
+
+def own(folder: str, size: int, key: Key | None, tell: Connection) -> None:
+    """Own bytes until told to stop."""
+    uvloop.run(_own(folder, size, key, tell))
+
+
+async def _own(folder: str, size: int, key: Key | None, tell: Connection) -> None:
+    loop = asyncio.get_running_loop()
+    listen = (bulk_address(folder, 1), *(("tcp://127.0.0.1:0",) if key else ()))
+    plane = await Plane(PlaneSettings(1, "here", listen, _ways()), key).start()
+    source = plane.allocate(size)
+    source.array[:] = np.random.default_rng(1).integers(0, 256, size, np.uint8)
+    context = links.new_context()
+    plain = context.socket(zmq.ROUTER)
+    plain.bind(f"ipc://{folder}/plain")
+    outboxes = links.Outboxes(context, loop, lambda _link, _reason: None)
+    outboxes.open(1, f"ipc://{folder}/tokens")
+    tokens: asyncio.Task[None] | None = None
+    tell.send("ready")
+    while True:
+        command, *arguments = await asyncio.to_thread(tell.recv)
+        if command == "offer":
+            tell.send(encode(plane.offer(source, [(0, arguments[0])], pulls=0, lease_s=LEASE_S).handle()))
+        elif command == "plain":
+            await asyncio.to_thread(_send_plain, plain, memoryview(source.array)[: arguments[0]])
+        elif command == "cpu":
+            tell.send(time.process_time())
+        elif command == "tokens":
+            tokens = loop.create_task(_stream(outboxes))
+        else:
+            break
+    if tokens is not None:
+        tokens.cancel()
+    outboxes.close_all()
+    plain.close(0)
+    await plane.close()
+    await links.terminate(context)
+
+
+def _ways() -> tuple[Way, ...]:
+    return (Way.SHARED, Way.NIXL, Way.BULK)
+
+
+async def _stream(outboxes: links.Outboxes) -> None:
+    """Tokens at their own times, whatever else happens."""
+    loop = asyncio.get_running_loop()
+    at = loop.time()
+    while True:
+        at += TOKEN_S
+        await asyncio.sleep(max(0.0, at - loop.time()))
+        outboxes.send(1, TOKEN)
+
+
+def _send_plain(socket: "zmq.Socket[bytes]", view: memoryview) -> None:
+    """The plain copy: as fast as ZeroMQ takes it, from where it lies."""
+    peer = socket.recv_multipart()[0]
+    for start in range(0, len(view), CHUNK_BYTES):
+        socket.send(peer, zmq.SNDMORE)
+        socket.send(view[start : start + CHUNK_BYTES], copy=False)
+
+
+# --- The puller's process ----------------------------------------------------------------------------------
+
+
+class Bench:
+    """What the measurements share."""
+
+    def __init__(self, folder: str, owner: Connection, key: Key | None) -> None:
+        self.folder, self.owner, self.key = folder, owner, key
+
+    async def start(self, size: int) -> None:
+        """Planes for each way, and buffers that have been touched."""
+        self.planes: dict[str, tuple[Plane, Memory]] = {}
+        wanted = {"shared": Way.SHARED, "nixl": Way.NIXL, "bulk": Way.BULK}
+        if self.key is not None:
+            wanted["bulk curve"] = Way.BULK
+        for number, (name, way) in enumerate(wanted.items(), 2):
+            host = "elsewhere" if name == "bulk curve" else "here"
+            plane = await Plane(PlaneSettings(number, host, (), (way,)), self.key).start()
+            memory = plane.allocate(size)
+            memory.array[:] = 1
+            self.planes[name] = plane, memory
+        self.one, self.other = np.ones(size, np.uint8), np.ones(size, np.uint8)
+        self.context = links.new_context()
+        self.plain = self.context.socket(zmq.DEALER)
+        self.plain.connect(f"ipc://{self.folder}/plain")
+
+    async def stop(self) -> None:
+        """Give everything back."""
+        self.plain.close(0)
+        for plane, _ in self.planes.values():
+            await plane.close()
+        await links.terminate(self.context)
+
+    async def handle(self, size: int) -> Handle:
+        """The first `size` bytes of the owner."""
+        self.owner.send(("offer", size))
+        return decode(await asyncio.to_thread(self.owner.recv))
+
+    async def owner_cpu_s(self) -> float:
+        """What the owner's process has used."""
+        self.owner.send(("cpu",))
+        return float(await asyncio.to_thread(self.owner.recv))
+
+    def possible(self, handle: Handle) -> list[str]:
+        """The transports that lead from there to here."""
+        return [name for name in self.planes if name != "nixl" or handle.remote is not None]
+
+    async def pull(self, name: str, handle: Handle) -> None:
+        """One transfer."""
+        plane, memory = self.planes[name]
+        end = await plane.fetch(handle, memory, [(0, handle.size)])
+        assert end.ending is Ending.DONE, end
+
+    async def copy_plain(self, size: int) -> None:
+        """One plain ZeroMQ copy."""
+        self.owner.send(("plain", size))
+        await asyncio.to_thread(self._receive_plain, size)
+
+    def _receive_plain(self, size: int) -> None:
+        self.plain.send(b"")
+        for start in range(0, size, CHUNK_BYTES):
+            frame = self.plain.recv(copy=False)
+            np.copyto(self.other[start : start + CHUNK_BYTES], np.frombuffer(frame.buffer, np.uint8))
+
+    async def copy_memory(self, size: int) -> None:
+        """One memcpy."""
+        np.copyto(self.other[:size], self.one[:size])
+
+
+Action = Callable[[], Awaitable[None]]
+
+
+async def throughput(bench: Bench, mib: int, rounds: int) -> list[Figure]:
+    """All transports at one size, in turns."""
+    size = mib * MIB
+    handle = await bench.handle(size)
+    actions: dict[str, Action] = {
+        "memcpy": lambda: bench.copy_memory(size),
+        "plain zmq": lambda: bench.copy_plain(size),
+    }
+    for name in bench.possible(handle):
+        actions[name] = lambda name=name: bench.pull(name, handle)  # type: ignore[misc]
+    walls: dict[str, list[float]] = {name: [] for name in actions}
+    cpus = dict.fromkeys(actions, 0.0)
+    for turn in range(rounds + WARM_UPS):
+        for name, action in actions.items():
+            there, here, begun = await bench.owner_cpu_s(), time.process_time(), time.perf_counter()
+            await action()
+            wall, cpu = time.perf_counter() - begun, time.process_time() - here + await bench.owner_cpu_s() - there
+            if turn >= WARM_UPS:
+                walls[name].append(wall)
+                cpus[name] += cpu
+    return [_figure(name, mib, walls, cpus[name]) for name in actions]
+
+
+def _figure(name: str, mib: int, walls: dict[str, list[float]], cpu: float) -> Figure:
+    middle = {each: statistics.median(found) for each, found in walls.items()}
+    gb = mib * MIB / 1e9
+    return Figure(
+        *(name, mib, gb / middle[name], gb / min(walls[name]), cpu / len(walls[name]) * 1024 / mib),
+        *(middle["memcpy"] / middle[name], middle["plain zmq"] / middle[name]),
+    )
+
+
+async def token_gaps(bench: Bench, mib: int) -> list[Gaps]:
+    """The stream alone, and beside each transport, in turns; each as long as 1 GiB takes, but a second at least."""
+    loop = asyncio.get_running_loop()
+    context = links.new_context()
+    inbox = links.Inbox(context)
+    inbox.bind([f"ipc://{bench.folder}/tokens"])
+    arrivals: list[float] = []
+
+    def drain() -> None:
+        if inbox.drain(lambda _peer, _frame: arrivals.append(loop.time()), lambda _peer: None, 256):
+            loop.call_soon(drain)
+
+    loop.add_reader(inbox.descriptor, drain)
+    drain()
+    bench.owner.send(("tokens",))
+    handle = await bench.handle(mib * MIB)
+    found: dict[str, list[float]] = {}
+    for name in ("rest", *bench.possible(handle)) * 3:
+        await asyncio.sleep(0.1)
+        arrivals.clear()
+        begun = loop.time()
+        for _ in range(TOKENS_MIB // mib if name != "rest" else 0):
+            await bench.pull(name, handle)
+        if name == "rest":
+            await asyncio.sleep(1.0)
+        took = loop.time() - begun
+        gaps = [1e3 * (b - a) for a, b in zip(arrivals, arrivals[1:], strict=False)]
+        found.setdefault(name, []).extend(gaps)
+        print(f"  {name}: {took:.2f} s", file=sys.stderr)
+    loop.remove_reader(inbox.descriptor)
+    inbox.close()
+    await links.terminate(context)
+    return [_gaps(name, sorted(gaps)) for name, gaps in found.items()]
+
+
+def _gaps(name: str, gaps: Sequence[float]) -> Gaps:
+    return Gaps(name, len(gaps), gaps[len(gaps) // 2], gaps[int(len(gaps) * 0.99)], gaps[-1])
+
+
+# --- The command ---------------------------------------------------------------------------------------------
+
+
+async def measure(options: argparse.Namespace, folder: str, key: Key | None, owner: Connection) -> dict[str, object]:
+    """Everything that was asked for."""
+    bench = Bench(folder, owner, key)
+    assert await asyncio.to_thread(owner.recv) == "ready"
+    await bench.start(max(options.mib) * MIB)
+    try:
+        figures = [figure for mib in options.mib for figure in await throughput(bench, mib, options.rounds)]
+        gaps = await token_gaps(bench, max(options.mib)) if options.tokens else []
+    finally:
+        owner.send(("stop",))
+        await bench.stop()
+    return {"throughput": figures, "gaps": gaps}
+
+
+def main(arguments: list[str]) -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m bench.transfer", description=__doc__)
+    parser.add_argument("--mib", type=int, action="append", help="a size; may be repeated (default: 1, 16 and 256)")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--curve", action="store_true", help="measure the bulk link over TCP with CURVE, too")
+    parser.add_argument("--tokens", action="store_true", help="see whether a stream of tokens notices")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args(arguments)
+    options.mib = options.mib or [1, 16, 256]
+    with tempfile.TemporaryDirectory(prefix="wiremesh-bench-") as folder:
+        key = create_key(Path(folder) / "bench.key", "bench") if options.curve else None
+        processes = multiprocessing.get_context("spawn")
+        ours, theirs = processes.Pipe()
+        owner = processes.Process(target=own, args=(folder, max(options.mib) * MIB, key, theirs))
+        owner.start()
+        try:
+            results = uvloop.run(measure(options, folder, key, ours))
+        finally:
+            owner.join(PATIENCE_S)
+    print(json.dumps(msgspec.to_builtins(results)) if options.json else table(results))
+    return 0
+
+
+def table(results: dict[str, object]) -> str:
+    """For people."""
+    lines = [f"{'':12}{'MiB':>5}{'GB/s':>8}{'best':>8}{'CPU s/GiB':>11}{'of memcpy':>11}{'of plain':>10}"]
+    for figure in msgspec.convert(results["throughput"], list[Figure]):
+        lines.append(
+            f"{figure.transport:12}{figure.mib:5}{figure.gb_s:8.2f}{figure.best_gb_s:8.2f}"
+            f"{figure.cpu_s_per_gib:11.2f}{figure.to_memcpy:11.0%}{figure.to_plain:10.0%}"
+        )
+    for gap in msgspec.convert(results["gaps"], list[Gaps]):
+        lines.append(
+            f"tokens beside {gap.during:12} p50 {gap.p50_ms:6.2f} ms  p99 {gap.p99_ms:6.2f} ms  max {gap.max_ms:6.2f} ms"
+            f"  ({gap.tokens} gaps)"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,61 @@
+"""Pure. The flags of `wiremesh up`."""
+
+from msgspec import Struct
+
+from mesh.options import OptionRefused, flag_of
+
+PROCESSES_MAX = 256  # of one kind, on one host: more is a slip of the finger
+PORT_MAX = 65_535
+MESH_FLAGS = ("join", "mesh", "key", "log_format", "drain_s")  # of mesh.options: every node gets them as they are
+
+
+class UpFlags(Struct, frozen=True):
+    """What `wiremesh up` can be told."""
+
+    model: str = ""
+    engine: str = ""
+    workers: int = 1
+    frontends: int = 1
+    routers: int = 0
+    host: str = "127.0.0.1"
+    port: int = 8000
+    json: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("workers", "frontends", "routers"):
+            count = getattr(self, name)
+            if not 0 <= count <= PROCESSES_MAX:
+                raise OptionRefused(f"{flag_of(name)} is {count}: it must be 0 to {PROCESSES_MAX}")
+        if not self.workers + self.frontends + self.routers:
+            raise OptionRefused("--workers, --frontends and --routers are all 0: nothing would run")
+        if not 0 <= self.port <= PORT_MAX:
+            raise OptionRefused(f"--port is {self.port}: it must be 0 (any that is free) to {PORT_MAX}")
+
+
+UP_HELP = {
+    "model": "a Hugging Face model directory, or demo, the small model that comes with Wiremesh (default: demo)",
+    "engine": "what computes: numpy (a real model on the CPU) or sim (a model of time, tokens that can be checked); "
+    "default: what 'wiremesh worker' would take",
+    "workers": "how many workers, each a process with the whole model; 0 uses those that others start (default: 1)",
+    "frontends": "how many frontends share the port (default: 1)",
+    "routers": "how many routers; without one each frontend places its requests by itself (default: 0)",
+    "host": "where the frontends listen (default: 127.0.0.1, this host only)",
+    "port": "the frontends' HTTP port; 0 takes any that is free (default: 8000)",
+    "json": "tell what happens as one JSON object for each line, and nothing else, on the standard output",
+}
+UP_WORDS_HELP = "flags after -- are for the workers, as in: wiremesh up --engine sim -- --speedup 0"
+UP_EPILOG = """\
+Every node is a process of its own in the mesh of --join and --mesh, so
+'wiremesh nodes', 'worker' or 'drain' in another terminal meet these nodes. One
+that dies is started again. What 'up' has no flag for is a variable of the
+node's command, such as WIREMESH_WORKER_SLOTS or WIREMESH_FRONTEND_API_KEYS (see
+'wiremesh worker --help' and so on).
+
+Ctrl-C, SIGTERM: no new requests, what runs may finish within --drain-s, then
+all nodes leave. Once more ends them at once.
+
+exit codes: 0 stopped as asked; 1 a node did not leave in time and was killed;
+69 the port is in use; 70 a node crashed each time before it was ready; 77 and
+78 a node refused its key or a setting; 130 ended by a second Ctrl-C; 141 the
+reader of our output has gone.
+"""

@@ -1,0 +1,47 @@
+"""Pure. The flags of `wiremesh worker`."""
+
+from mesh.options import OptionRefused
+from nodes.engine_options import ENGINES, KV_BYTES, EngineOptions
+from nodes.faults import FORM
+
+QUEUE = 256  # requests that wait here: more would wait longer than a client does
+THREADS_MAX = 1024
+
+
+class WorkerFlags(EngineOptions, frozen=True):
+    """What `wiremesh worker` can be told, besides how to join."""
+
+    queue: int = QUEUE
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.queue <= 1_000_000:
+            raise OptionRefused(f"--queue is {self.queue}: it must be 0 or more")
+        if not 0 <= self.threads <= THREADS_MAX:
+            raise OptionRefused(f"--threads is {self.threads}: it must be between 0 and {THREADS_MAX}")
+
+
+WORKER_HELP = {
+    "model": "what to serve: a Hugging Face model directory, or demo (default: demo)",
+    "name_as": "the name that clients ask for (default: the directory's)",
+    "engine": f"{' or '.join(ENGINES)}: numpy computes the model on this CPU; sim only pretends, with the "
+    "batching, cache and timing of a GPU (default: numpy)",
+    "slots": "requests that run at once (default: 32 for numpy, 256 for sim)",
+    "queue": f"requests that may wait for a slot; more are sent elsewhere or refused (default: {QUEUE})",
+    "context": "positions of one request, prompt and answer (default: what the model has)",
+    "block_tokens": "positions in one block of the key-value cache (default: 16)",
+    "blocks": "sim: blocks of the key-value cache (default: 16384)",
+    "kv_bytes": f"numpy: memory for the key-value cache, taken as it is used (default: {KV_BYTES}, 1 GiB)",
+    "step_tokens": "positions that one step computes; longer prompts are cut (default: 512 for numpy, 8192 for sim)",
+    "caching": "keep the cache of prompts that begin alike (default: yes)",
+    "hand_over": "when the cache is full, move the last request to another worker instead of computing it again later",
+    "exact": "numpy: each request's tokens depend on nothing but the request, to the last bit; slower",
+    "threads": "numpy: threads of one matrix product (default: the environment's OPENBLAS_NUM_THREADS, or 1)",
+    "speedup": "sim: divide all times by this; 0 is as fast as it can (default: 1)",
+    "prefill_ms": "sim: a measured point TOKENS:MS of how long a step with so many prompt tokens takes; repeat it "
+    "for a table (default: a formula)",
+    "decode_ms": "sim: likewise for the decodes of a step, by tokens in the cache; a single point is a constant",
+    "fault": f"sim: fail, to see what the mesh does: {FORM}. Without @STEP, SIGUSR2 begins and ends it",
+    "poison": "sim: a token id; a prompt that has it crashes the engine",
+}

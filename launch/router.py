@@ -1,0 +1,15 @@
+"""Shell. `wiremesh router`: a node that says where requests should go."""
+
+import argparse
+import os
+
+from launch.flags_router import RouterFlags
+from mesh.options import collect, options_of
+from nodes import router, serving
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Advise until told to leave; returns the exit code."""
+    options = options_of(arguments, os.environ)
+    flags = collect(RouterFlags, vars(arguments), os.environ, "router")
+    return serving.run(options, lambda: router.run(options, flags.policy.replace("-", "_")))

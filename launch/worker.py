@@ -1,0 +1,67 @@
+"""Shell. `wiremesh worker`: serve a model on the mesh."""
+
+import argparse
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from launch.flags_worker import WorkerFlags
+from mesh.options import Options, collect, options_of
+from nodes.folder import folder_of, name_of, size_of
+
+LIBRARIES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+STILL_S = 2.0  # how often a load that takes long says so
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Serve until told to leave; returns the exit code."""
+    options = options_of(arguments, os.environ)
+    flags = collect(WorkerFlags, vars(arguments), os.environ, "worker")
+    folder, name = folder_of(flags.model), name_of(flags.model, flags.name_as)
+    _set_threads(flags.threads)
+    return _serve(options, flags, folder, name)
+
+
+def _set_threads(threads: int) -> None:
+    """BLAS reads this when numpy is imported. More threads than one only help large models on idle machines."""
+    for library in LIBRARIES:
+        if threads:
+            os.environ[library] = str(threads)
+        else:
+            os.environ.setdefault(library, "1")
+
+
+def _serve(options: Options, flags: WorkerFlags, folder: Path, name: str) -> int:
+    with _progress(f"{name} from {folder} ({_megabytes(folder)}) for the {flags.engine} engine"):
+        from nodes import serving, worker  # Only now: this line is shown before anything slow happens.
+        from nodes.loading import load
+
+        loaded = load(flags)
+    return serving.run(options, lambda: worker.run(options, loaded, flags.queue))
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[None]:
+    """Say that something is being loaded, and go on saying so."""
+    print(f"loading: {what}", flush=True)
+    began, done = time.monotonic(), threading.Event()
+
+    def tell() -> None:
+        while not done.wait(STILL_S):
+            print(f"loading: {time.monotonic() - began:.0f} s so far", flush=True)
+
+    thread = threading.Thread(target=tell, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+    print(f"loading: done in {time.monotonic() - began:.2f} s", flush=True)
+
+
+def _megabytes(folder: Path) -> str:
+    return f"{size_of(folder) / 1e6:.1f} MB"

@@ -1,0 +1,1 @@
+"""Shell. The HTTP frontend: OpenAI's interface on one side, the mesh on the other. It owns what it takes."""

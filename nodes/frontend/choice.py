@@ -1,0 +1,192 @@
+"""Pure. One candidate of one prompt: a request of the mesh, its tokens as they come, and what its client reads of it.
+
+The hot path is `deliver`, which only keeps the tokens, and `show`, once for all that came since the last turn. A choice
+is plain if there is nothing to show but the text of its tokens: no stop strings, no log-probabilities.
+"""
+
+from collections.abc import Callable, Sequence
+
+from mesh.core import Finish
+from nodes.engines.contract import Logprobs
+from nodes.generation import decode_logprobs
+from nodes.openai.chunks import Chunks
+from nodes.openai.errors import Problem, of_reason
+from nodes.openai.responses import Usage
+from nodes.text.stream import Entry, TextStream
+from proto.errors import Reason
+
+REASONS = {Reason.COMPLETE: "stop", Reason.STOPPED: "stop", Reason.LENGTH: "length"}
+
+
+class Choice:
+    """The feed of one request of the mesh. `touched` is told, once, that there is something to show."""
+
+    __slots__ = (
+        *("_each", "_skip", "arrived", "chunks", "closed", "dirty", "entries", "finish", "index", "items", "last"),
+        *("logprob", "longest_s", "outcome", "plain", "prefix", "problem", "prompt", "request", "silent", "stream"),
+        *("taken", "texts", "told", "touched", "usage"),
+    )
+
+    def __init__(
+        self,
+        request: int,
+        index: int,
+        prompt: int,
+        stream: TextStream,
+        touched: Callable[["Choice"], None],
+        chunks: Chunks | None = None,
+        silent: frozenset[int] = frozenset(),
+        usage: Callable[[], Usage] | None = None,
+        prefix: str = "",
+        plain: bool = False,
+    ) -> None:
+        self.request = request
+        self.index = index
+        self.prompt = prompt  # which of the prompts it continues
+        self.stream = stream
+        self.touched = touched
+        self.chunks = chunks  # none: the answer comes in one piece
+        self.silent = silent  # tokens that end the text and are not part of it
+        self.usage = usage  # of all choices so far; given where every event shows it
+        self.prefix = prefix  # the prompt's text, where it is echoed, until it was shown
+        self.plain = plain and chunks is not None and not silent and usage is None
+        self._each = stream.detokenizer.each
+        self._skip = stream.skip
+        self.arrived: list[int] = []
+        self.items: list[bytes] = []
+        self.dirty = False
+        self.closed = False  # whether the generation has taken notice of its end
+        self.finish: Finish | None = None
+        self.outcome = ""  # `finish_reason`, once it is over
+        self.problem: Problem | None = None
+        self.taken = 0  # tokens that were shown, or stand behind the end of the text
+        self.told = 0  # of them, those that the mesh knows of
+        self.texts: list[str] = []
+        self.entries: list[Entry] = []
+        self.logprob = 0.0
+        self.last = 0.0  # when it was shown last; 0.0 before its first token
+        self.longest_s = 0.0
+
+    @property
+    def position(self) -> int:
+        """Tokens that were taken."""
+        return self.taken
+
+    # --- The feed ----------------------------------------------------------------------------------------
+
+    def deliver(self, position: int, items: Sequence[bytes], tokens: Sequence[int]) -> None:
+        """More tokens, and an item for each of them or none."""
+        self.arrived += tokens
+        if items:
+            self.items += items
+        if not self.dirty:
+            self.dirty = True
+            self.touched(self)
+
+    def end(self, finish: Finish) -> None:
+        """No more tokens."""
+        self.finish = finish
+        if not self.dirty:
+            self.dirty = True
+            self.touched(self)
+
+    # --- Showing -----------------------------------------------------------------------------------------
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens were generated: what came behind a stop string does not count."""
+        return self.stream.tokens
+
+    def show(self, events: list[bytes], now: float, gap: Callable[[float], None]) -> None:
+        """Make of all that came what the client is to read; at the end its last event. `gap` is told how long the
+        tokens took, each."""
+        self.dirty = False
+        tokens = self.arrived
+        if tokens:
+            self.arrived = []
+            count = len(tokens)
+            self.taken += count
+            if self.prefix:
+                self._echo(events)
+            if self.plain:
+                self._skip(count)
+                events += self.chunks.texts(self._each(tokens))  # type: ignore[union-attr]
+            elif not self.outcome:
+                self._take(tokens, events)
+            if self.last:
+                gap_s = now - self.last
+                gap(gap_s / count)
+                if gap_s > self.longest_s:
+                    self.longest_s = gap_s
+            self.last = now
+        if self.finish is not None and not self.outcome and self.problem is None:
+            self._end(self.finish, events)
+
+    def _echo(self, events: list[bytes]) -> None:
+        """The prompt itself stands before its continuation."""
+        if self.chunks is not None:
+            events.append(self.chunks.event(self.prefix))
+        else:
+            self.texts.append(self.prefix)
+        self.prefix = ""
+
+    def _take(self, tokens: list[int], events: list[bytes]) -> None:
+        if self.silent or self.items or self.usage is not None:
+            self._slowly(tokens, events)
+        elif self.chunks is not None:
+            events += self.chunks.texts(self.stream.each(tokens))
+        else:
+            self.texts.append(self.stream.feed(tokens))
+        if self.stream.stopped and not self.outcome:
+            self._close("stop", "", events)
+
+    def _slowly(self, tokens: list[int], events: list[bytes]) -> None:
+        """Token by token: with log-probabilities, a usage in every event, or tokens that are not shown."""
+        items, self.items = self.items, []
+        for place, token in enumerate(tokens):
+            row = decode_logprobs(items[place]) if place < len(items) else None
+            if token in self.silent and self.stream.ends_here():
+                self.stream.skip()
+                continue
+            if row is not None:
+                self.logprob += row.chosen
+            self._one(token, row, events)
+            if self.stream.stopped:
+                return
+
+    def _one(self, token: int, row: Logprobs | None, events: list[bytes]) -> None:
+        text = self.stream.feed((token,), () if row is None else (row,))
+        entries = self.stream.take_entries()
+        if self.chunks is None:
+            self.texts.append(text)
+            self.entries += entries
+        elif text or entries:
+            usage = None if self.usage is None else self.usage()
+            events.append(self.chunks.event(text, entries or None, usage=usage))
+
+    def _end(self, finish: Finish, events: list[bytes]) -> None:
+        outcome = REASONS.get(finish.reason)
+        if outcome is None:
+            retry_s = finish.retry_ms / 1000 if finish.retry_ms else None
+            self.problem = of_reason(finish.reason, finish.text, retry_s)
+            return
+        if self.prefix:
+            self._echo(events)
+        text = self.stream.finish()
+        self._close("stop" if self.stream.stopped else outcome, text, events)
+
+    def _close(self, outcome: str, text: str, events: list[bytes]) -> None:
+        self.outcome = outcome
+        entries = self.stream.take_entries()
+        if self.chunks is None:
+            self.texts.append(text)
+            self.entries += entries
+            return
+        usage = None if self.usage is None else self.usage()
+        if text or entries:
+            events.append(self.chunks.event(text, entries or None, usage=usage))
+        events.append(self.chunks.event("", None, outcome, usage))
+
+    def moved(self) -> bool:
+        """Whether it was on more than one node."""
+        return self.finish is not None and len(self.finish.nodes) > 1

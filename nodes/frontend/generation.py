@@ -1,0 +1,153 @@
+"""Pure. What one HTTP request makes of the mesh: its choices, their events in one stream or one answer, and its end.
+
+It is over when every choice has ended, when one has failed, or when nobody wants it any more: each exactly once. What
+it wants of the mesh meanwhile stands in `orders`, for the shell to post.
+"""
+
+from collections.abc import Sequence
+from itertools import groupby
+
+from mesh.core import Abandon, Consumed
+from nodes.frontend.choice import Choice
+from nodes.frontend.tally import Tally
+from nodes.openai import errors
+from nodes.openai.chunks import DONE, usage_event
+from nodes.openai.demand import best
+from nodes.openai.errors import Problem
+from nodes.openai.responses import Answer, Outcome, Usage, usage_of, whole
+from proto.messages import Strength
+
+Order = Abandon | Consumed
+CANCELLED = Problem(499, "The client has gone.", errors.INVALID, None, "request_cancelled")
+
+
+class Generation:
+    """The choices of one request."""
+
+    __slots__ = (
+        *("_gap", "_open", "_step", "answer", "began", "body", "choices", "done", "first_s", "name", "orders"),
+        *("problem", "prompts", "tally"),
+    )
+
+    def __init__(
+        self, name: str, answer: Answer, prompts: Sequence[int], window: int, now: float, tally: Tally
+    ) -> None:
+        self.name = name  # what `/v1/streams/` finds it by
+        self.answer = answer
+        self.prompts = prompts  # the tokens of each
+        self.began = now
+        self.tally = tally
+        self.choices: list[Choice] = []
+        self.orders: list[Order] = []
+        self.problem: Problem | None = None
+        self.done = False
+        self.body = b""  # the whole answer, if it is not streamed
+        self.first_s = -1.0  # until the first token, or before it -1
+        self._gap = tally.token_gap
+        self._open = 0
+        self._step = max(1, window // 4)
+
+    def add(self, choice: Choice) -> None:
+        """One more choice, before the first turn."""
+        self.choices.append(choice)
+        self._open += 1
+
+    @property
+    def streams(self) -> bool:
+        """Whether its answer comes in events."""
+        return self.answer.demand.stream
+
+    @property
+    def ended(self) -> bool:
+        """Whether every choice has ended, and only `complete` is left to do."""
+        return not self._open and not self.done
+
+    # --- A turn ------------------------------------------------------------------------------------------
+
+    def turn(self, touched: Sequence[Choice], now: float) -> list[bytes]:
+        """What is to be sent of the choices that have something. Afterwards `orders` may be filled."""
+        events: list[bytes] = []
+        if self.done:
+            return events
+        if self.first_s < 0:
+            self._first(touched, now)
+        for choice in touched:
+            choice.show(events, now, self._gap)
+            if choice.taken - choice.told >= self._step or choice.outcome or choice.problem is not None:
+                self._notice(choice, events)
+        return events
+
+    def _first(self, touched: Sequence[Choice], now: float) -> None:
+        if any(choice.arrived for choice in touched):
+            self.first_s = now - self.began
+            self.tally.first_token(self.answer.demand.model, self.first_s)
+
+    def _notice(self, choice: Choice, events: list[bytes]) -> None:
+        """A choice has ended, or has read a good part of its window."""
+        if choice.problem is not None:
+            events += self.fail(choice.problem)
+        elif choice.outcome and not choice.closed:
+            choice.closed = True
+            self._open -= 1
+            if choice.finish is None:  # a stop string: the mesh knows nothing of them
+                self.orders.append(Abandon(choice.request, Strength.KILL))
+        elif choice.finish is None and not choice.outcome:
+            choice.told = choice.taken
+            self.orders.append(Consumed(choice.request, choice.taken))
+
+    # --- The end -----------------------------------------------------------------------------------------
+
+    def fail(self, problem: Problem) -> list[bytes]:
+        """It ends here, unanswered or half answered."""
+        if self.done:
+            return []
+        self.done = True
+        self.problem = problem
+        self.orders += [Abandon(choice.request, Strength.KILL) for choice in self.choices if choice.finish is None]
+        self.body = errors.body(problem)
+        return [errors.event(problem)] if self.streams else []
+
+    def complete(self) -> list[bytes]:
+        """The end of the stream, or the whole answer. The orders were posted: what the mesh knows by now counts."""
+        self.done = True
+        if not self.streams:
+            self.body = whole(self.answer, self._outcomes(), self.usage())
+            return []
+        return [usage_event(self.answer, self.usage()), DONE] if self.answer.demand.usage else [DONE]
+
+    def _outcomes(self) -> list[Outcome]:
+        """The choices that are shown: of each prompt's candidates the best."""
+        demand = self.answer.demand
+        shown = []
+        for _, group in groupby(self.choices, lambda choice: choice.prompt):
+            candidates = list(group)
+            if demand.candidates > demand.choices:
+                ranks = best([(choice.logprob, choice.tokens) for choice in candidates], demand.choices)
+                candidates = [candidates[rank] for rank in ranks]
+            shown += candidates
+        return [
+            Outcome(index, "".join(choice.texts), choice.outcome, choice.entries) for index, choice in enumerate(shown)
+        ]
+
+    def usage(self) -> Usage:
+        """Tokens so far, of all candidates; each prompt counts once."""
+        prompt_tokens, completion_tokens, cached_tokens = self.counts()
+        return usage_of(prompt_tokens, completion_tokens, cached_tokens)
+
+    def counts(self) -> tuple[int, int, int]:
+        """Tokens of the prompts, generated ones, and those of the prompts that were found in a cache."""
+        cached = [0] * len(self.prompts)
+        for choice in self.choices:
+            if choice.finish is not None:
+                cached[choice.prompt] = max(cached[choice.prompt], choice.finish.cached)
+        generated = sum([choice.tokens for choice in self.choices])
+        return sum(self.prompts), generated, sum(cached)
+
+    def nodes(self) -> list[int]:
+        """The nodes that had a part in it."""
+        found = [node for choice in self.choices if choice.finish is not None for node in choice.finish.nodes]
+        return list(dict.fromkeys(found))
+
+    def attempts(self) -> int:
+        """Legs of all its requests."""
+        return sum([choice.finish.attempts for choice in self.choices if choice.finish is not None])

@@ -1,0 +1,176 @@
+"""Shell. The endpoints that generate nothing: models, tokens, health, metrics, and the description of it all."""
+
+import asyncio
+from functools import cache
+from typing import Any
+
+import msgspec
+
+from nodes.frontend import limits
+from nodes.frontend.bodies import read_body
+from nodes.frontend.docs import PAGE, POLICY
+from nodes.frontend.exchange import JSON, Exchange
+from nodes.frontend.frontend import Frontend
+from nodes.frontend.models import Model as Known
+from nodes.frontend.scrape import scraped
+from nodes.frontend.texts import Text, tokens_of
+from nodes.frontend.wire import Wire
+from nodes.openai import errors
+from nodes.openai.demand import Detokenization, Kind, Tokenization
+from nodes.openai.errors import Problem, invalid
+from nodes.openai.openapi import document
+from nodes.openai.requests import Parsed, parse
+from nodes.openai.responses import Detokenized, Model, ModelList, Tokenized
+
+HTML = [(b"content-type", b"text/html; charset=utf-8"), (b"content-security-policy", POLICY)]
+MODELS = "/v1/models/"
+
+_encode = msgspec.json.Encoder().encode
+
+
+async def tell(wire: Wire, value: Any, status: int = 200) -> None:
+    """A value as JSON."""
+    await wire.answer(status, JSON, _encode(value))
+
+
+# --- Probes ----------------------------------------------------------------------------------------------
+
+
+async def root(frontend: Frontend, wire: Wire) -> None:
+    """Something to look at."""
+    await tell(wire, {"name": "wiremesh", "version": frontend.version, "docs": "/docs"})
+
+
+async def health(frontend: Frontend, wire: Wire) -> None:
+    """Whether a request would be served."""
+    names = [model.name for model in frontend.registry.models.live()]
+    status = "draining" if frontend.draining else "ready" if names else "no workers"
+    await tell(wire, {"status": status, "models": names}, 200 if status == "ready" else 503)
+
+
+async def live(frontend: Frontend, wire: Wire) -> None:
+    """Whether the process runs."""
+    await tell(wire, {"status": "live"})
+
+
+async def version(frontend: Frontend, wire: Wire) -> None:
+    """Which Wiremesh this is."""
+    await tell(wire, {"version": frontend.version})
+
+
+async def metrics(frontend: Frontend, wire: Wire) -> None:
+    """Everything that all nodes count."""
+    from nodes import exposition  # prometheus_client is slow to load, and many frontends are never scraped
+
+    families = await scraped(frontend)
+    kind = [(b"content-type", exposition.CONTENT_TYPE.encode())]
+    await wire.answer(200, kind, exposition.render(families))
+
+
+@cache
+def _described(version: str) -> bytes:
+    return _encode(document(version))
+
+
+async def openapi(frontend: Frontend, wire: Wire) -> None:
+    """What can be asked, for programs."""
+    await wire.answer(200, JSON, _described(frontend.version))
+
+
+async def docs(frontend: Frontend, wire: Wire) -> None:
+    """What can be asked, for people."""
+    await wire.answer(200, HTML, PAGE)
+
+
+# --- Models ----------------------------------------------------------------------------------------------
+
+
+async def models(frontend: Frontend, wire: Wire) -> None:
+    """All models, or one of them; names may hold slashes."""
+    known = frontend.registry.models
+    name = wire.scope["path"].removeprefix(MODELS) if wire.scope["path"].startswith(MODELS) else ""
+    if name:
+        found = known.models.get(name)
+        if found is None or known.text(name) is None:
+            problem = errors.no_model(name)
+            await wire.answer(problem.status, errors.headers(problem), errors.body(problem))
+        else:
+            await tell(wire, _shown(found))
+        return
+    await tell(wire, ModelList([_shown(model) for model in known.live()]))
+
+
+def _shown(model: Known[Text]) -> Model:
+    card = model.card
+    return Model(card.model, card.created, card.engine.context, owned_by=card.owned_by)
+
+
+# --- Tokens ----------------------------------------------------------------------------------------------
+
+
+async def tokenize(exchange: Exchange) -> None:
+    """A text's tokens."""
+    asked = await _asked(exchange, Kind.TOKENIZE)
+    if not isinstance(asked, Tokenization):
+        return
+    found = _model(exchange, asked.model)
+    if isinstance(found, Problem):
+        await exchange.refuse(found)
+        return
+    model, text = found
+    tokens = await asyncio.to_thread(tokens_of, asked, text) if _is_long(asked) else tokens_of(asked, text)
+    if isinstance(tokens, Problem):
+        await exchange.refuse(tokens)
+        return
+    spell = text.tokenizer.spell
+    shown = [spell(token).decode("utf-8", "replace") for token in tokens] if asked.show_tokens else None
+    await exchange.answer(_encode(Tokenized(len(tokens), model.card.engine.context, tokens, shown)))
+
+
+async def detokenize(exchange: Exchange) -> None:
+    """The text of tokens."""
+    asked = await _asked(exchange, Kind.DETOKENIZE)
+    if not isinstance(asked, Detokenization):
+        return
+    found = _model(exchange, asked.model)
+    if isinstance(found, Problem):
+        await exchange.refuse(found)
+        return
+    model, text = found
+    vocabulary = model.card.engine.vocabulary
+    if asked.tokens and max(asked.tokens) >= vocabulary:
+        await exchange.refuse(invalid(f"`tokens` holds an id beyond the model's {vocabulary} tokens.", "tokens"))
+        return
+    await exchange.answer(_encode(Detokenized(text.tokenizer.decode(asked.tokens, asked.skip_special))))
+
+
+async def _asked(exchange: Exchange, kind: Kind) -> Parsed | None:
+    """What the body asks for; None if it was refused."""
+    bytes_max = exchange.frontend.settings.body_bytes_max
+    body = await read_body(exchange.wire, bytes_max)
+    found = body if isinstance(body, Problem) else parse(kind, body, bytes_max)
+    if isinstance(found, Problem):
+        await exchange.refuse(found)
+        return None
+    return found
+
+
+def _model(exchange: Exchange, name: str) -> tuple[Known[Text], Text] | Problem:
+    """The model of that name; without a name the only one."""
+    known = exchange.frontend.registry.models
+    if not name:
+        there = known.live()
+        if len(there) != 1:
+            return invalid("Say which model: there is not exactly one.", "model", "missing_required_parameter")
+        name = there[0].name
+    model, text = known.models.get(name), known.text(name)
+    if model is None:
+        return errors.no_model(name)
+    if text is None:
+        return errors.no_worker(name)
+    exchange.model = name
+    return model, text
+
+
+def _is_long(asked: Tokenization) -> bool:
+    return asked.chat is not None or len(asked.prompt) > limits.ENCODE_BYTES_MAX

@@ -1,0 +1,67 @@
+"""Shell. What a frontend needs of a model: its tokenizer and its chat template, and prompts made with them."""
+
+from msgspec import Struct
+
+from nodes.openai import errors
+from nodes.openai.demand import Chat, Demand, Tokenization
+from nodes.openai.errors import Problem, invalid
+from nodes.text.template import ChatTemplate, TemplateProblem
+from nodes.text.tokenizer import ModelFiles, Tokenizer, digest
+
+
+class Text(Struct, frozen=True):
+    """Everything that was built of a model's files."""
+
+    tokenizer: Tokenizer
+    template: ChatTemplate | None
+    template_problem: str  # why there is none
+    silent: frozenset[int]  # end-of-sequence tokens that are shown as text unless somebody prevents it
+
+
+def build(contents: dict[str, bytes], name: str) -> Text:
+    """The texts of a model's files, which must have the digest `name`. Raises ValueError with a sentence."""
+    files = ModelFiles(**contents)
+    if digest(files) != name:
+        raise ValueError("what came is not what the card says")
+    tokenizer = Tokenizer(files)
+    tokenizer.least("")  # what is slow the first time is done here, in a thread
+    template, problem = None, "The model has no chat template: use /v1/completions."
+    if tokenizer.template:
+        try:
+            template = ChatTemplate(tokenizer.template, tokenizer.specials)
+        except ValueError as error:
+            problem = f"The model cannot chat: {error}."
+    silent = frozenset(token for token in tokenizer.eos_tokens if not tokenizer.is_special(token))
+    return Text(tokenizer, template, problem, silent)
+
+
+def prompts_of(demand: Demand, text: Text, context: int) -> list[list[int]] | Problem:
+    """The tokens of all prompts of a request. It may take long for a long text: then call it in a thread."""
+    prompts = demand.prompts
+    if demand.chat is not None:
+        found = rendered(demand.chat, text)
+        if isinstance(found, Problem):
+            return found
+        prompts = [found]
+    least = max([text.tokenizer.least(prompt) for prompt in prompts if isinstance(prompt, str)], default=0)
+    if least > context:
+        return errors.far_too_long(least, context, "messages" if demand.chat is not None else "prompt")
+    return [
+        text.tokenizer.encode(prompt, demand.add_special) if isinstance(prompt, str) else prompt for prompt in prompts
+    ]
+
+
+def rendered(chat: Chat, text: Text) -> str | Problem:
+    """A conversation as the model reads it."""
+    if text.template is None:
+        return invalid(text.template_problem, "messages", "no_chat_template")
+    try:
+        return text.template.render(chat.messages, chat.tools, chat.arguments, chat.open_answer, chat.continue_last)
+    except TemplateProblem as problem:
+        return invalid(str(problem), "messages", "chat_template_error")
+
+
+def tokens_of(asked: Tokenization, text: Text) -> list[int] | Problem:
+    """The tokens of a `/tokenize` request."""
+    found = asked.prompt if asked.chat is None else rendered(asked.chat, text)
+    return found if isinstance(found, Problem) else text.tokenizer.encode(found, asked.add_special)

@@ -1,0 +1,152 @@
+"""Shell. One HTTP exchange as its handler sees it: a head, a body in pieces, and whether anybody still reads.
+
+Two ways to write. Under our own protocol (`nodes.frontend.protocol`) a piece goes straight to the connection: no
+coroutine wakes up for a token. Under any other ASGI server pieces wait in a buffer for the handler's coroutine, and a
+task listens for the end of the connection. What is written is the same.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from typing import Any
+
+from nodes.frontend import limits
+from nodes.frontend.protocol import Connection, cycle_of
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+HeaderList = Sequence[tuple[bytes, bytes]]
+START, BODY = "http.response.start", "http.response.body"
+
+
+def _nothing() -> None:
+    """Nobody wants to know."""
+
+
+class Wire:
+    """The answering side of one exchange."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.scope = scope
+        self.receive = receive
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.extra: list[tuple[bytes, bytes]] = []  # what every answer of this exchange carries
+        self.started = False
+        self.status = 0
+        self.behind = False  # whether the client does not keep up with reading
+        self.gone = False
+        self.gone_now: Callable[[], None] = _nothing  # called once, as soon as the client has gone
+        self.ready_now: Callable[[], None] = _nothing  # called when a slow reader has caught up
+        self.flush_now: Callable[[], None] = _nothing  # called when `flush` has something to do
+        self._send = send
+        self._buffer = bytearray()
+        self._listener: asyncio.Task[None] | None = None
+
+    # --- Whole answers -----------------------------------------------------------------------------------
+
+    async def answer(self, status: int, headers: HeaderList, body: bytes = b"") -> None:
+        """The whole answer."""
+        await self.start(status, [*headers, (b"content-length", b"%d" % len(body))])
+        await self._send({"type": BODY, "body": body})
+
+    async def start(self, status: int, headers: HeaderList) -> None:
+        """The head."""
+        self.status = status
+        await self._send({"type": START, "status": status, "headers": [*headers, *self.extra]})
+        self.started = True  # not before: what is written into a body must not overtake the head
+
+    async def finish(self, data: bytes = b"") -> None:
+        """The rest of the body."""
+        await self.flush()
+        await self._send({"type": BODY, "body": data})
+
+    # --- Pieces ------------------------------------------------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        """A piece of the body, from anywhere in the loop's thread."""
+        self._buffer += data
+        if len(self._buffer) >= limits.WRITE_BYTES_MAX:
+            self.behind = True
+        self.flush_now()
+
+    async def flush(self) -> None:
+        """Send what was written; the handler calls it when told to."""
+        while self._buffer:
+            data = bytes(self._buffer)
+            self._buffer.clear()
+            await self._send({"type": BODY, "body": data, "more_body": True})
+        if self.behind:
+            self._caught_up()
+
+    def _caught_up(self) -> None:
+        self.behind = False
+        self.ready_now()
+
+    # --- The client --------------------------------------------------------------------------------------
+
+    def watch(self) -> None:
+        """Notice from now on that the client goes. The request's body must have been read."""
+        self._listener = asyncio.get_running_loop().create_task(self._listen(), name="listen")
+
+    def unwatch(self) -> None:
+        """The exchange is over."""
+        self.gone_now = self.ready_now = self.flush_now = _nothing
+        if self._listener is not None:
+            self._listener.cancel()
+            self._listener = None
+
+    async def _listen(self) -> None:
+        while (await self.receive())["type"] != "http.disconnect":
+            pass
+        self._went()
+
+    def _went(self) -> None:
+        if not self.gone:
+            self.gone = True
+            self.gone_now()
+
+
+class DirectWire(Wire):
+    """A wire that ends in a connection of our own protocol."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, connection: Connection, cycle: Any) -> None:
+        super().__init__(scope, receive, send)
+        self._connection = connection
+        self._cycle = cycle
+        self.behind = cycle.flow.write_paused
+        self._put = cycle.transport.write
+
+    def write(self, data: bytes) -> None:
+        if not self.gone:
+            self._put(b"%x\r\n%b\r\n" % (len(data), data) if self._cycle.chunked_encoding else data)
+
+    async def flush(self) -> None:
+        return None
+
+    def watch(self) -> None:
+        self._connection.watchers[self] = None
+        if self._connection.lost or self._cycle.disconnected:
+            self.lost()
+
+    def unwatch(self) -> None:
+        super().unwatch()
+        self._connection.watchers.pop(self, None)
+
+    def lost(self) -> None:
+        """The connection says that it is gone."""
+        self._went()
+
+    def full(self) -> None:
+        """The connection says that its buffer is full."""
+        self.behind = True
+
+    def writable(self) -> None:
+        """The connection says that its buffer has room."""
+        self._caught_up()
+
+
+def wire_of(scope: Scope, receive: Receive, send: Send) -> Wire:
+    """The fastest wire that this server allows."""
+    found = cycle_of(scope, send)
+    return Wire(scope, receive, send) if found is None else DirectWire(scope, receive, send, *found)

@@ -1,0 +1,118 @@
+"""Shell. From a model's directory and options to an engine that is ready. Only the engine that is wanted is loaded."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from msgspec import Struct
+from xxhash import xxh3_64_intdigest
+
+from nodes.card import ModelCard
+from nodes.engine_options import EngineOptions
+from nodes.engines.contract import Card, Engine
+from nodes.folder import ModelRefused, contents_of, folder_of, name_of
+from nodes.text.detokenizer import REPLACEMENT
+from nodes.text.tokenizer import ModelFiles, Tokenizer, digest
+
+SIM_CONTEXT = 32_768  # positions, where a model's files do not say
+SIM_SLOTS = 256  # what a large GPU batches
+SIM_BLOCKS = 16_384
+SIM_STEP_TOKENS = 8_192
+NUMPY_SLOTS = 32
+NUMPY_STEP_TOKENS = 512  # a prompt in larger pieces would hold up the streams beside it for too long
+
+
+class Loaded(Struct):
+    """A model that can be served."""
+
+    engine: Engine
+    card: ModelCard
+    contents: dict[str, bytes]
+    tokens: tuple[int, int] | None = None  # what a simulated engine says: its streams can be verified with it
+
+
+def load(options: EngineOptions) -> Loaded:
+    """Load a model. May take long. Raises ModelRefused."""
+    folder, model = folder_of(options.model), name_of(options.model, options.name_as)
+    contents = contents_of(folder)
+    files = ModelFiles(**contents)
+    try:
+        tokenizer = Tokenizer(files)
+    except ValueError as error:
+        raise ModelRefused(f"{folder}: {error}") from None
+    engine, card, tokens = _LOADERS[options.engine](folder, options, tokenizer)
+    sizes = {name: len(content) for name, content in contents.items() if content}
+    created = int(time.time())
+    return Loaded(engine, ModelCard(model, digest(files), sizes, card, created), contents, tokens)
+
+
+Made = tuple[Engine, Card, tuple[int, int] | None]
+
+
+def _numpy(folder: Path, options: EngineOptions, tokenizer: Tokenizer) -> Made:
+    from nodes.engines.numpy.config import Unsupported
+    from nodes.engines.numpy.engine import NumpyEngine, Settings
+
+    slots = options.slots or NUMPY_SLOTS
+    settings = Settings(
+        folder=str(folder),
+        exact=options.exact,
+        slots=slots,
+        step_tokens=max(options.step_tokens or NUMPY_STEP_TOKENS, slots),
+        block_tokens=options.block_tokens,
+        context=options.context,
+        cache_bytes=options.kv_bytes,
+        caching=options.caching,
+        hand_over=options.hand_over,
+    )
+    engine = NumpyEngine(settings)
+    try:
+        card = engine.start()
+    except (Unsupported, MemoryError) as error:
+        raise ModelRefused(f"the numpy engine cannot serve {folder}: {error or 'not enough memory'}") from None
+    return engine, card, None
+
+
+def _sim(folder: Path, options: EngineOptions, tokenizer: Tokenizer) -> Made:
+    from nodes import faults
+    from nodes.engines.scheduler import Limits
+    from nodes.engines.sim import Settings
+
+    slots = options.slots or SIM_SLOTS
+    tokens = spoken(tokenizer)
+    limits = Limits(
+        vocabulary=tokenizer.vocabulary,
+        context=options.context or tokenizer.context or SIM_CONTEXT,
+        slots=slots,
+        step_tokens=max(options.step_tokens or SIM_STEP_TOKENS, slots),
+        block_tokens=options.block_tokens,
+        blocks=options.blocks or SIM_BLOCKS,
+        eos_tokens=tokenizer.eos_tokens,
+        caching=options.caching,
+        hand_over=options.hand_over,
+    )
+    settings = Settings(limits, options.timing, tokens, folder.name, options.poison)
+    engine = faults.FaultyEngine(settings, xxh3_64_intdigest, faults.parse(options.fault))
+    return engine, engine.start(), tokens
+
+
+_LOADERS: dict[str, Callable[[Path, EngineOptions, Tokenizer], Made]] = {"numpy": _numpy, "sim": _sim}
+
+
+def spoken(tokenizer: Tokenizer) -> tuple[int, int]:
+    """The tokens that a simulated engine says: the longest run of ordinary ones, each of them text by itself.
+
+    A function of the tokenizer alone, so that all workers of a model say the same.
+    """
+    text = bytes(map(int, (_is_text(tokenizer, token) for token in range(tokenizer.vocabulary))))
+    longest = max(text.split(b"\0"), key=len)
+    if not longest:
+        raise ModelRefused("the tokenizer has no ordinary token that is text by itself")
+    first = text.index(longest)
+    return first, first + len(longest) - 1
+
+
+def _is_text(tokenizer: Tokenizer, token: int) -> bool:
+    """Special tokens decode to nothing, pieces of characters to replacements."""
+    text = tokenizer.decode([token]) if token not in tokenizer.eos_tokens else ""
+    return bool(text) and REPLACEMENT not in text

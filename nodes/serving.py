@@ -1,0 +1,38 @@
+"""Shell. A node's process from its start to its end: run it, say that it is ready, drain it when it is told to."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from mesh import logs, process
+from mesh.actor import Actor
+from mesh.component import EXIT_CRASHED, FORCED_S, new_loop
+from mesh.options import Options
+
+
+def run(options: Options, body: Callable[[], Coroutine[Any, Any, int]]) -> int:
+    """Give a node its process: its log, its limits, its event loop. Returns the exit code."""
+    logs.configure(options.log_format)
+    process.raise_descriptor_limit()
+    process.disable_core_dumps()
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        return runner.run(body())
+
+
+async def serve(actor: Actor, ready: Callable[[], str], started: Callable[[], None] = lambda: None) -> int:
+    """Serve until a signal or a drain, then leave. `ready` is the line for whoever waits for this node."""
+    await actor.start()
+    try:
+        process.on_signals(actor.loop, lambda: actor.leave(actor.options.drain_s), lambda: None)
+        started()
+        print(ready(), flush=True)
+        await actor.departed
+    finally:
+        await actor.depart(0.0, FORCED_S)
+    return 0 if actor.crashed is None else EXIT_CRASHED
+
+
+def introduction(role: str, actor: Actor, serves: str) -> str:
+    """The one line that says that a node is ready, and how it is found."""
+    settings = actor.node.settings
+    return f"{role} is ready: node {settings.node:016x} ({settings.name}) {serves}; {actor.describe()}"

@@ -1,0 +1,144 @@
+"""The models of a mesh: cards, files, workers that differ, and what is tried again."""
+
+from typing import Any
+
+import msgspec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nodes.card import ModelCard
+from nodes.engines.contract import Card
+from nodes.frontend import limits
+from nodes.frontend.models import Effect, Fetch, FetchCard, Models, Note
+
+ENGINE = Card("sim", "m", 100, 100, 1, 16, 10)
+
+
+def card(digest: str, model: str = "m") -> ModelCard:
+    return ModelCard(model, digest, {"tokenizer": 1}, ENGINE, 5)
+
+
+def kinds(effects: list[Effect]) -> list[str]:
+    return [type(effect).__name__ for effect in effects]
+
+
+def test_a_model_is_there_once_its_files_are() -> None:
+    models: Models[str] = Models()
+    assert models.offered({"generate/m": (1, 2)}, 0.0) == [FetchCard(1), FetchCard(2)]
+    assert models.text("m") is None and not models.models
+    assert models.card(1, card("d"), 0.0) == [Fetch(1, card("d"))]
+    assert models.card(2, card("d"), 0.0) == [], "the files of a digest are fetched once"
+    assert not models.live()
+    models.built("d", "text", 0.0)
+    [model] = models.live()
+    assert models.text("m") == "text" and list(model.workers) == [1, 2] and models.counts() == {"m": 2}
+
+
+def test_a_model_without_workers_is_known_and_not_live() -> None:
+    models: Models[str] = Models()
+    models.offered({"generate/m": (1,)}, 0.0)
+    models.card(1, card("d"), 0.0)
+    models.built("d", "text", 0.0)
+    models.offered({}, 0.0)
+    assert not models.live() and models.text("m") == "text" and not models.models["m"].workers
+
+
+def test_other_files_under_the_same_name_get_nothing() -> None:
+    models: Models[str] = Models()
+    models.offered({"generate/m": (1, 2)}, 0.0)
+    models.card(1, card("d"), 0.0)
+    [note] = models.card(2, card("e"), 0.0)
+    assert isinstance(note, Note) and "0000000000000002" in note.text and models.refused == 1
+    assert list(models.models["m"].others) == [2] and list(models.models["m"].workers) == [1]
+    assert kinds(models.offered({"generate/m": (2,)}, 0.0)) == ["Note", "Fetch"], "the last of the first kind has gone"
+    assert models.models["m"].card.digest == "e" and list(models.models["m"].workers) == [2]
+
+
+def test_a_worker_is_not_used_before_its_card_is_there() -> None:
+    models: Models[str] = Models()
+    models.offered({"generate/m": (1,)}, 0.0)
+    models.card(1, card("d"), 0.0)
+    models.offered({"generate/m": (1, 2)}, 0.0)
+    assert list(models.models["m"].others) == [2]
+
+
+def test_what_fails_is_tried_again_later_and_later() -> None:
+    models: Models[str] = Models()
+    models.offered({"generate/m": (1,)}, 0.0)
+    now, waits = 0.0, []
+    for _ in range(8):
+        assert kinds(models.card_failed(1, "no", now)) == ["Note"]
+        waits.append(models.deadline() - now)
+        assert models.tick(models.deadline() - 0.01) == []
+        now = models.deadline()
+        assert models.tick(now) == [FetchCard(1)]
+    assert waits == sorted(waits) and waits[0] == limits.RETRY_BASE_S and waits[-1] == limits.RETRY_MAX_S
+    models.card(1, card("d"), now)
+    assert kinds(models.build_failed("d", "no", now)) == ["Note"]
+    assert models.tick(models.deadline()) == [Fetch(1, card("d"))]
+
+
+def test_after_a_failure_another_worker_is_asked_for_the_files() -> None:
+    models: Models[str] = Models()
+    models.offered({"generate/m": (1, 2)}, 0.0)
+    models.card(1, card("d"), 0.0)
+    models.card(2, card("d"), 0.0)
+    models.build_failed("d", "no", 0.0)
+    assert models.tick(models.deadline()) == [Fetch(2, card("d"))]
+
+
+def test_a_card_of_another_model_is_no_card() -> None:
+    models: Models[str] = Models()
+    models.offered({"generate/m": (1,)}, 0.0)
+    assert kinds(models.card(1, card("d", "n"), 0.0)) == ["Note"] and not models.models
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("offer"), st.sets(st.integers(1, 5))),
+        st.tuples(st.sampled_from(["card", "fail"]), st.integers(1, 5)),
+        st.tuples(st.sampled_from(["built", "broken"]), st.sampled_from(["d", "e"])),
+        st.tuples(st.just("wait"), st.floats(0.0, 20.0)),
+    ),
+    max_size=40,
+)
+
+
+@settings(max_examples=150)
+@given(STEPS)
+def test_whatever_happens(steps: list[tuple[str, Any]]) -> None:
+    """No worker is used that does not have the model's files, and what is missing is always on its way or awaited."""
+    models: Models[str] = Models()
+    there: set[int] = set()
+    fetching: set[str] = set()
+    now = 0.0
+    for kind, value in steps:
+        effects: list[Effect] = []
+        if kind == "offer":
+            there = value
+            effects = models.offered({"generate/m": tuple(sorted(value))}, now)
+        elif kind == "card":
+            effects = models.card(value, card("d" if value % 2 else "e"), now)
+        elif kind == "fail":
+            effects = models.card_failed(value, "no", now)
+        elif kind == "built" and value in fetching:
+            fetching.discard(value)
+            effects = models.built(value, value, now)
+        elif kind == "broken" and value in fetching:
+            fetching.discard(value)
+            effects = models.build_failed(value, "no", now)
+        elif kind == "wait":
+            now += value
+            effects = models.tick(now)
+        for effect in effects:
+            if isinstance(effect, Fetch):
+                assert effect.card.digest not in fetching and effect.node in there
+                fetching.add(effect.card.digest)
+        model = models.models.get("m")
+        if model is not None:
+            assert set(model.workers) | set(model.others) <= there and not set(model.workers) & set(model.others)
+            assert all((node % 2 == 1) == (model.card.digest == "d") for node in model.workers)
+            digest = model.card.digest
+            if model.workers and digest not in models.texts:
+                assert digest in fetching or models.deadline() < float("inf")
+    assert msgspec.structs.fields(Fetch)

@@ -1,0 +1,43 @@
+"""What a worker's command line says of its engine: mistakes are sentences that name the flag."""
+
+from typing import Any
+
+import pytest
+
+from mesh.options import OptionRefused
+from nodes.engine_options import EngineOptions, points
+from nodes.engines.timing import Timing
+
+MISTAKES: list[tuple[dict[str, Any], str]] = [
+    ({"engine": "cuda"}, "--engine is 'cuda': it must be numpy or sim"),
+    ({"slots": -1}, "--slots is -1"),
+    ({"slots": 100_000}, "--slots is 100000: it must be between 0 and 4096"),
+    ({"context": -5}, "--context is -5"),
+    ({"block_tokens": 0}, "--block-tokens is 0: it must be between 1 and 1024"),
+    ({"kv_bytes": 0}, "--kv-bytes is 0"),
+    ({"engine": "sim", "speedup": -1.0}, "--speedup is -1.0"),
+    ({"engine": "sim", "speedup": float("inf")}, "--speedup is inf"),
+    ({"engine": "sim", "prefill_ms": ("10",)}, "--prefill-ms is '10': each must be TOKENS:MILLISECONDS"),
+    ({"engine": "sim", "decode_ms": ("10:x",)}, "--decode-ms is '10:x': each must be"),
+    ({"engine": "sim", "decode_ms": ("10:1", "10:2")}, "--decode-ms is '10:1 10:2': the tokens must ascend"),
+    ({"engine": "sim", "decode_ms": ("1:-1",)}, "must be 0 or more"),
+    ({"engine": "sim", "fault": "boom"}, "--fault is 'boom': it must be crash, hang or slow"),
+    ({"speedup": 0.0}, "--speedup is for --engine sim, not numpy"),
+    ({"fault": "crash"}, "--fault is for --engine sim, not numpy"),
+    ({"engine": "sim", "exact": True}, "--exact is for --engine numpy, not sim"),
+    ({"engine": "sim", "kv_bytes": 5}, "--kv-bytes is for --engine numpy, not sim"),
+]
+
+
+@pytest.mark.parametrize(("values", "words"), MISTAKES)
+def test_a_mistake_is_a_sentence(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(OptionRefused) as caught:
+        EngineOptions(**values)
+    assert words in str(caught.value)
+
+
+def test_tables_become_a_timing() -> None:
+    options = EngineOptions(engine="sim", speedup=2.0, prefill_ms=("0:10", "1000:40.5"), decode_ms=("0:20",))
+    assert options.timing == Timing(2.0, ((0.0, 10.0), (1000.0, 40.5)), ((0.0, 20.0),))
+    assert EngineOptions().timing == Timing()
+    assert points(()) == ()
