@@ -130,13 +130,14 @@ class Server:
         try:
             connection = self._kind(self._place, timeout=CONNECT_S)
             connection.connect()
-        except ssl.SSLError as error:
+        except ssl.SSLCertVerificationError as error:
             cure = "set SSL_CERT_FILE to the certificate that signed it"
             text = f"the certificate of {self._flags.url} is not trusted ({_words(error)}): {cure}"
             raise Complaint(Exit.UNAVAILABLE, text) from None
         except (OSError, http.client.InvalidURL) as error:
             cure = "start a mesh with 'wiremesh up', or name its frontend with --url"
-            text = f"nothing listens at {self._flags.url} ({_words(error)}): {cure}"
+            what = "nothing listens at" if isinstance(error, ConnectionRefusedError) else "cannot connect to"
+            text = f"{what} {self._flags.url} ({_words(error)}): {cure}"
             raise Complaint(Exit.UNAVAILABLE, text) from None
         connection.sock.settimeout(self._flags.timeout_s)
         return connection

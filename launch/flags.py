@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from mesh.options import OptionRefused
 
-POLICIES = ("round_robin", "random", "power_of_two", "least_loaded")  # of mesh.placement; `direct` has a flag of its own
+POLICIES = ("round_robin", "random", "power_of_two", "least_loaded")  # of mesh.placement; `direct` has its own flag
 
 
 class KeygenFlags(Struct, frozen=True):

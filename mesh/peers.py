@@ -135,7 +135,7 @@ class Peers:
             if peer.live:
                 self._sessions.transmit(peer, Bye(int(reason)))
             if peer.session:
-                self._sessions.close(peer.session, linger_ms)
+                self._sessions.close(peer.session, linger_ms if peer.live else 0)  # nobody reads what waits there
         self._sessions.clear()
 
     # --- Events from discovery -----------------------------------------------------------------------

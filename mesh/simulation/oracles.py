@@ -222,7 +222,8 @@ class Oracles:
             stream = process.streams[grant.request]
             if grant.attempt != stream.attempt or stream.over is not None:
                 continue
-            begins = stream.alone and not stream.running  # a suspect begins with its first credit, even if that is none
+            begins = stream.alone and stream.fruitless  # a suspect begins with its first credit, even if that is none
+            self.suspects.allowed(process, grant)
             rises = stream.limit - begins < grant.limit <= stream.said + stream.window
             require(rises, "5 credit", f"{process.label}/{grant.request}: {grant.limit} after {stream.limit}")
             stream.limit = grant.limit

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mesh.core import Finish, Leg
 from mesh.simulation.violation import require
 from proto.errors import Reason
-from proto.messages import Migrate, Submit
+from proto.messages import Grant, Migrate, Submit
 
 if TYPE_CHECKING:
     from mesh.simulation.network import Link
@@ -25,6 +25,7 @@ class Suspects:
 
     def __init__(self) -> None:
         self._legs: dict[Leg, None] = {}
+        self._allowed: dict[Leg, None] = {}
         self._cleared: dict[Leg, None] = {}
         self.hosts: dict[str, None] = {}  # processes that had a suspect, by label: they send the others away
 
@@ -36,8 +37,13 @@ class Suspects:
         )
         stream.running, stream.fruitless, stream.alone = False, True, message.suspect
         if message.suspect and link.target is not None:
+            require(message.limit == message.position, "7 alone", f"{name} may begin before its owner says so")
             self._legs[Leg(process.node.settings.node, message.request, message.attempt)] = None
             self.hosts[link.target.label] = None
+
+    def allowed(self, process: "Process", grant: Grant) -> None:
+        """A leg gets credit; a suspect begins with it."""
+        self._allowed[Leg(process.node.settings.node, grant.request, grant.attempt)] = None
 
     def link_lost(self, process: "Process", link: "Link") -> None:
         """The socket to a holder says that its connection is gone, before the core hears of it."""
@@ -55,6 +61,8 @@ class Suspects:
         name = f"{process.label} starts {leg} beside {list(process.handlers)}"
         others = [other for other in process.handlers if other != leg]
         require(not others or leg not in self._legs, "7 alone", name)
+        begins = leg not in self._legs or leg in self._allowed
+        require(begins, "7 alone", f"{process.label} starts {leg}, and its owner has not said so")
         require(not any(other in self._legs for other in others), "7 alone", name)
 
     def made(self, leg: Leg) -> None:

@@ -129,6 +129,7 @@ class Frontend:
     def families(self) -> list[Family]:
         """What this frontend adds to its node's metrics."""
         self.tally.queued = sum(broadcast.generation.first_s < 0 for broadcast in self.running)
+        self.tally.counts["refused_workers"] = self.registry.models.refused
         counts = self.registry.models.counts()
         return self.tally.families(self.admission.streams, len(self.board), self.board.bytes, counts)
 

@@ -9,6 +9,7 @@ from mesh.client import Client
 from mesh.core import Want
 from mesh.failures import MeshError
 from mesh.logs import Remarks
+from mesh.routing import ROUTER
 from nodes import names
 from nodes.card import FileRequest, ModelCard
 from nodes.frontend import limits
@@ -36,6 +37,7 @@ class Registry:
         self._files = Client(self._actor, names.FILE, type=bytes)
         self._actor.watch(self._changed)
         self._actor.post(Want(names.GENERATE))
+        self._actor.post(Want(ROUTER))
         self._changed()
 
     async def close(self) -> None:

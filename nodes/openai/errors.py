@@ -167,6 +167,7 @@ TABLE: dict[Reason, Row] = {
     Reason.STALLED: Row(504, SERVER, "stalled", "The worker made no progress in time."),
     Reason.DEADLINE: Row(504, SERVER, "deadline_exceeded", "The request's deadline has passed."),
     Reason.MOVED_TOO_OFTEN: Row(500, SERVER, "moved_too_often", "The request was moved too often and was given up."),
+    Reason.POISON: Row(500, SERVER, "poison", "The request was running when workers died, and is not tried again."),
     Reason.FAILED: Row(500, SERVER, "engine_error", "The worker failed on this request."),
 }
 

@@ -1,5 +1,6 @@
 """Pure. `/openapi.json`, made of the structs that decode requests and encode answers, so that it cannot lie."""
 
+import re
 from typing import Any
 
 import msgspec
@@ -52,15 +53,31 @@ GETS: dict[str, tuple[str, type | None, str]] = {
     "/v1/models": ("The models that are served here.", responses.ModelList, "application/json"),
     "/v1/models/{model}": ("One model.", responses.Model, "application/json"),
     "/health": ("Whether a request would be served.", None, "application/json"),
+    "/ready": ("The same.", None, "application/json"),
+    "/v1/streams/{name}": (
+        "Continue a stream that is kept, because its request had an Idempotency-Key or a session header: with event "
+        "`from`, or after the one in Last-Event-ID. The name is the answer's id.",
+        None,
+        "text/event-stream",
+    ),
     "/live": ("Whether the process runs.", None, "application/json"),
     "/metrics": ("Prometheus metrics.", None, "text/plain"),
     "/version": ("The version of Wiremesh.", None, "application/json"),
 }
+CODES: dict[str, tuple[str, ...]] = {
+    "/health": ("503",),
+    "/ready": ("503",),
+    "/v1/models": ("401",),
+    "/v1/models/{model}": ("401", "404"),
+    "/v1/streams/{name}": ("400", "401", "404", "410", "429", "500", "503", "504"),
+}
 PROBLEMS = {
     "400": "The request is wrong; `param` names where.",
     "401": "No valid API key.",
-    "404": "There is no such model.",
+    "404": "There is no such thing.",
+    "410": "It is not kept any more.",
     "413": "The body is too large.",
+    "415": "The body is compressed in a way that is not understood.",
     "429": "Too many requests under this key.",
     "500": "The worker failed.",
     "503": "No worker is free, or none serves the model.",
@@ -98,16 +115,22 @@ def _post(post: Post) -> dict[str, Any]:
 
 
 def _get(path: str, summary: str, response: type | None, media: str) -> dict[str, Any]:
-    shape = {"type": "string"} if media == "text/plain" else {"type": "object"}
+    shape = {"type": "object"} if media == "application/json" else {"type": "string"}
     content = {media: {"schema": _reference(response) if response else shape}}
-    codes = {"/health": ("503",), "/v1/models/{model}": ("401", "404"), "/v1/models": ("401",)}.get(path, ())
+    codes = CODES.get(path, ())
     made: dict[str, Any] = {
         "summary": summary,
         "responses": {"200": {"description": "The answer.", "content": content}}
         | _problems({code: PROBLEMS[code] for code in codes}),
     }
-    if "{model}" in path:
-        made["parameters"] = [{"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}]
+    names = re.findall(r"{(\w+)}", path)
+    if names:
+        made["parameters"] = [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
+        ]
+    if path.startswith("/v1/streams"):
+        count = {"type": "integer", "minimum": 0}
+        made["parameters"].append({"name": "from", "in": "query", "required": False, "schema": count})
     return made
 
 

@@ -187,6 +187,13 @@ def test_how_an_answer_fails(frontend: Played, changes: dict[str, Any], code: Ex
     assert caught.value.code == code
 
 
+def test_encryption_where_there_is_none(frontend: Played) -> None:
+    frontend.url = frontend.url.replace("http:", "https:")
+    with pytest.raises(Complaint, match="cannot connect to https://") as caught:
+        ask(frontend, "x")
+    assert caught.value.code == Exit.UNAVAILABLE
+
+
 def test_something_else_listens(frontend: Played, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Answer, "do_GET", lambda self: self.wfile.write(b"220 mail\r\n"))
     with pytest.raises(Complaint, match="does not answer as a frontend does"):

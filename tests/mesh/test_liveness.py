@@ -309,3 +309,16 @@ def test_a_peer_that_can_no_longer_be_dialled_is_forgotten_too(wire: Wire) -> No
     assert wire.state(client, worker) == "backoff"
     wire.advance(limits.BACKOFF_MAX_S + 3)
     assert wire.state(client, worker) == ""
+
+
+def test_who_leaves_does_not_wait_for_the_dead(wire: Wire) -> None:
+    client, alive, dead = wire.client(), wire.worker(), wire.worker()
+    wire.meet(client, alive, dead)
+    wire.freeze(dead)
+    wire.drop(client, dead)
+    wire.advance(0.5)
+    living = wire.sessions(client, alive)[-1]
+    effects = wire.tell(client, Leave(0.0))
+    closed = {effect.session: effect.linger_ms for effect in effects if isinstance(effect, Close)}
+    assert closed[living] > 0
+    assert len(closed) > 1 and all(linger_ms == 0 for other, linger_ms in closed.items() if other != living)

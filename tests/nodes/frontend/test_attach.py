@@ -9,6 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from mesh.core import Abandon
+from nodes.frontend.keys import Keyring
 from tests.nodes.frontend.fakes import House, Reading, chunks, eventually, house
 
 CHAT = "/v1/chat/completions"
@@ -172,8 +173,6 @@ def test_a_stream_goes_on_by_its_name() -> None:
 
 
 def test_streams_of_others_are_not_there() -> None:
-    from nodes.frontend.keys import Keyring
-
     async def test(there: House) -> None:
         there.frontend.keyring = Keyring({"a": "ann", "b": "bob"}, b"s" * 32)
         first = await there.post(CHAT, chat(stream=True), authorization="Bearer a", **SESSION)
@@ -184,8 +183,18 @@ def test_streams_of_others_are_not_there() -> None:
         assert (await there.get(f"/v1/streams/{name}")).status == 401
         assert (await there.get("/v1/streams/zzz", authorization="Bearer a")).status == 404
         assert len(there.actor.asked) == 1
-        await there.post(CHAT, chat(stream=True), authorization="Bearer b", **SESSION)
-        assert len(there.actor.asked) == 2, "nobody joins what another key began"
+
+    served(test)
+
+
+@pytest.mark.parametrize("headers", [SESSION, IDEMPOTENT])
+def test_nobody_joins_what_another_key_began(headers: dict[str, str]) -> None:
+    async def test(there: House) -> None:
+        there.frontend.keyring = Keyring({"a": "ann", "b": "bob"}, b"s" * 32)
+        readings = [await there.open(CHAT, chat(stream=True), authorization=f"Bearer {key}", **headers) for key in "ab"]
+        assert len(there.actor.asked) == 2
+        for reading in readings:
+            reading.close()
 
     served(test)
 

@@ -1,0 +1,402 @@
+"""A mesh that serves, of real processes; clients that see every byte of HTTP; and what simulated workers must say.
+
+Each token that a simulated worker says here is one printable character, so a text is checked token for token.
+"""
+
+import asyncio
+import json
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from nodes.engines.sim import continuation
+from nodes.loading import spoken
+from nodes.text.template import ChatTemplate
+from tests.nodes.test_loading import model_folder
+from tests.nodes.text.tiny import byte_level
+from tests.real.processes import PATIENCE_S, Child
+
+HOST = "127.0.0.1"
+MODEL = "org/tiny"
+CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+AT_ONCE = ("--speedup", 0)
+PACED = ("--decode-ms", "0:5", "--prefill-ms", "0:2")
+POLL_S = 0.02
+READ_BYTES_MAX = 1 << 24
+
+
+# --- Processes ---------------------------------------------------------------------------------------------
+
+
+class Serving:
+    """Processes of one mesh."""
+
+    def __init__(self, stack: ExitStack, folder: Path, runtime: str) -> None:
+        self.folder = folder
+        self.model = model_folder(folder / "tiny")
+        self.join = f"dir:{runtime}"
+        self._stack = stack
+
+    @contextmanager
+    def moment(self) -> Iterator[None]:
+        """Processes that are started within it end with it, not with the mesh."""
+        outer, self._stack = self._stack, ExitStack()
+        try:
+            with self._stack:
+                yield
+        finally:
+            self._stack = outer
+
+    def start(self, command: str, *words: object) -> Child:
+        """One process."""
+        return self._stack.enter_context(Child("-m", "launch.cli", command, "--join", self.join, *words))
+
+    def worker(self, name: str, *words: object, serves: str = MODEL) -> Child:
+        """A simulated worker, not waited for."""
+        model = ("--engine", "sim", "--model", self.model, "--name-as", serves)
+        return self.start("worker", "--name", name, *model, *words)
+
+    def frontend(self, *words: object, port: int = 0) -> "Frontend":
+        """A frontend that listens."""
+        return Frontend(self.start("frontend", "--port", port, "--log-format", "json", *words))
+
+
+class Frontend:
+    """A frontend and its address."""
+
+    def __init__(self, child: Child) -> None:
+        found = re.search(r"https?://127\.0\.0\.1:(\d+)", child.line("frontend is ready"))
+        assert found is not None
+        self.child = child
+        self.port = int(found.group(1))
+
+    @property
+    def url(self) -> str:
+        return f"http://{HOST}:{self.port}/v1"
+
+    def lines(self) -> list[dict[str, Any]]:
+        """What it has told of the requests that are over."""
+        lines = [json.loads(line) for line in self.child.text.splitlines() if line.startswith("{")]
+        return [line for line in lines if line.get("logger") == "wiremesh.request"]
+
+    def line(self, request: str) -> dict[str, Any]:
+        """What it tells of one request, by the name that the client gave it."""
+        self.child.line(f'"client_id":"{request}"')
+        return next(line for line in self.lines() if line.get("client_id") == request)
+
+
+@contextmanager
+def environment() -> Iterator[str]:
+    """A private runtime directory, short enough for sockets, and no settings from outside."""
+    path = tempfile.mkdtemp(prefix="wm")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith(("WIREMESH_", "SLURM_", "OPENAI_")):
+                patch.delenv(name)
+        patch.setenv("XDG_RUNTIME_DIR", path)
+        patch.setenv("XDG_CONFIG_HOME", path)
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path)
+
+
+@contextmanager
+def mesh(folder: Path) -> Iterator[Serving]:
+    """A mesh of its own."""
+    with environment() as runtime, ExitStack() as stack:
+        yield Serving(stack, folder, runtime)
+
+
+def ready(*children: Child) -> None:
+    """Wait until all of them are."""
+    for child in children:
+        child.line("is ready: node")
+
+
+def node_of(child: Child) -> str:
+    """The id of a node, 16 hexadecimal digits."""
+    found = re.search(r"is ready: node ([0-9a-f]{16})", child.line("is ready: node"))
+    assert found is not None
+    return found.group(1)
+
+
+async def served(port: int, count: int, model: str = MODEL) -> None:
+    """Wait until a frontend would send a model's requests to so many workers."""
+    wanted = f'wiremesh_frontend_workers{{model="{model}"'
+    await eventually(lambda: models(port), lambda found: model in found or not count)
+    await eventually(lambda: gauge(port, wanted), lambda found: found == count)
+
+
+async def models(port: int) -> list[str]:
+    """The models whose requests would be served."""
+    found: list[str] = (await ask(port, "/health", method="GET")).json["models"]
+    return found
+
+
+async def gauge(port: int, begin: str) -> float:
+    """The sum of a metric's samples, over all nodes; 0 without any."""
+    text = (await ask(port, "/metrics", method="GET")).body.decode()
+    return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(begin))
+
+
+async def eventually(look: Callable[[], Any], right: Callable[[Any], bool]) -> Any:
+    """Look until what is seen is right."""
+    end = time.monotonic() + PATIENCE_S
+    while not right(found := await look()):
+        assert time.monotonic() < end, found
+        await asyncio.sleep(POLL_S)
+    return found
+
+
+# --- What must be said -------------------------------------------------------------------------------------
+
+
+@cache
+def span() -> tuple[int, int]:
+    """The first and the last token that simulated workers say."""
+    first, last = spoken(byte_level())
+    assert all(len(byte_level().decode([token])) == 1 for token in range(first, last + 1))
+    return first, last
+
+
+def chat_tokens(text: str) -> list[int]:
+    """The prompt of a chat of one message."""
+    tokenizer = byte_level()
+    rendered = ChatTemplate(tokenizer.template, tokenizer.specials).render([{"role": "user", "content": text}])
+    return tokenizer.encode(rendered, add_special=False)
+
+
+def says(prompt: Sequence[int] | str, count: int) -> str:
+    """What a simulated worker says to these tokens, or in a chat to this message."""
+    tokens = chat_tokens(prompt) if isinstance(prompt, str) else list(prompt)
+    return byte_level().decode(continuation(tokens, count, span()))
+
+
+def chat(text: str = "hello world", tokens: int = 40, **more: Any) -> dict[str, Any]:
+    """A chat of one message."""
+    return {"model": MODEL, "messages": [{"role": "user", "content": text}], "max_tokens": tokens, **more}
+
+
+def random_model(path: Path) -> Path:
+    """A directory with weights that mean nothing, of the tiny tokenizer's size: a real computation, in no time."""
+    model_folder(path)
+    width, inner, layers, vocabulary = 64, 96, 2, byte_level().vocabulary
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": width,
+        "intermediate_size": inner,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "vocab_size": vocabulary,
+        "max_position_embeddings": 2048,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 10_000.0,
+        "hidden_act": "silu",
+        "tie_word_embeddings": True,
+        "eos_token_id": [1, 2],
+    }
+    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (vocabulary, width), "model.norm.weight": ()}
+    for layer in range(layers):
+        parts = {
+            **{f"self_attn.{name}_proj": (rows, width) for name, rows in (("q", 64), ("k", 32), ("v", 32), ("o", 64))},
+            "mlp.gate_proj": (inner, width), "mlp.up_proj": (inner, width), "mlp.down_proj": (width, inner),
+            "input_layernorm": (), "post_attention_layernorm": (),
+        }
+        shapes |= {f"model.layers.{layer}.{name}.weight": shape for name, shape in parts.items()}
+    draw = np.random.default_rng(7)
+    tensors = {
+        name: draw.normal(0, 1.5 / shape[-1] ** 0.5, shape).astype("<f4") if shape else np.ones(width, "<f4")
+        for name, shape in shapes.items()
+    }
+    header, content = {}, b""
+    for name, tensor in tensors.items():
+        place = [len(content), len(content) + tensor.nbytes]
+        header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": place}
+        content += tensor.tobytes()
+    head = json.dumps(header).encode()
+    (path / "model.safetensors").write_bytes(len(head).to_bytes(8, "little") + head + content)
+    (path / "config.json").write_text(json.dumps(config))
+    return path
+
+
+# --- HTTP --------------------------------------------------------------------------------------------------
+
+
+class Answer(NamedTuple):
+    """All that came back."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def error(self) -> dict[str, Any]:
+        found = self.json["error"]
+        assert set(found) == {"message", "type", "param", "code"} and found["message"], found
+        assert isinstance(found, dict)
+        return found
+
+
+class Connection:
+    """One request over a connection of its own."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.status = 0
+        self.headers: dict[str, str] = {}
+        self.reader = reader
+        self.writer = writer
+
+    async def head(self) -> None:
+        """Read the answer's status and headers."""
+        async with asyncio.timeout(PATIENCE_S):
+            first, *lines = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+        self.status = int(first.split(" ", 2)[1])
+        pairs = (line.partition(":") for line in lines if line)
+        self.headers = {name.lower(): value.strip() for name, _, value in pairs}
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """The body, as it comes."""
+        if self.headers.get("transfer-encoding") != "chunked":
+            length = int(self.headers.get("content-length", 0))
+            yield await self.reader.readexactly(length)
+            return
+        while size := int(await self._line(), 16):
+            yield await self.reader.readexactly(size)
+            await self._line()
+
+    async def _line(self) -> bytes:
+        async with asyncio.timeout(PATIENCE_S):
+            return await self.reader.readuntil(b"\r\n")
+
+    async def events(self) -> AsyncIterator[tuple[int, str]]:
+        """The number (-1 without one) and the data of each event; comments are left out."""
+        rest = b""
+        async for piece in self.pieces():
+            *whole, rest = (rest + piece).split(b"\n\n")
+            for event in whole:
+                fields = dict(line.partition(": ")[::2] for line in event.decode().split("\n"))
+                if "data" in fields:
+                    yield int(fields.get("id", -1)), fields["data"]
+        assert not rest, rest
+
+    def break_off(self) -> None:
+        """As a cable that is pulled."""
+        self.writer.transport.abort()
+
+    async def close(self) -> None:
+        self.writer.close()
+        await asyncio.gather(self.writer.wait_closed(), return_exceptions=True)
+
+
+def request(method: str, path: str, body: Any = None, **headers: str) -> bytes:
+    """The bytes of a request. A body that is not bytes is sent as JSON."""
+    content = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
+    lines = [f"{method} {path} HTTP/1.1", f"host: {HOST}", "connection: close", f"content-length: {len(content)}"]
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    return "\r\n".join([*lines, "", ""]).encode() + content
+
+
+async def send(port: int, data: bytes) -> Connection:
+    """Send bytes and read the head of what is answered."""
+    connection = Connection(*await asyncio.open_connection(HOST, port, limit=READ_BYTES_MAX))
+    connection.writer.write(data)
+    await connection.head()
+    return connection
+
+
+async def ask(port: int, path: str, body: Any = None, method: str = "POST", **headers: str) -> Answer:
+    """One whole exchange."""
+    return await answer(port, request(method, path, body, **headers))
+
+
+async def answer(port: int, data: bytes) -> Answer:
+    """What is answered to these bytes."""
+    connection = await send(port, data)
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            body = b"".join([piece async for piece in connection.pieces()])
+        return Answer(connection.status, connection.headers, body)
+    finally:
+        await connection.close()
+
+
+class Told:
+    """A streamed answer as it grows: what each choice has said, and how it ended."""
+
+    def __init__(self) -> None:
+        self.connection: Connection | None = None
+        self.choices: dict[int, list[str]] = {}
+        self.tokens: dict[int, list[int]] = {}
+        self.reasons: dict[int, str] = {}
+        self.usage: dict[str, Any] | None = None
+        self.error: dict[str, Any] | None = None
+        self.events: list[str] = []
+        self.numbers: list[int] = []
+        self.complete = False
+        self._changed = asyncio.Event()
+
+    @property
+    def texts(self) -> list[str]:
+        """What the choices have said."""
+        return ["".join(self.choices[index]) for index in sorted(self.choices)]
+
+    async def run(self, port: int, path: str, body: Any = None, method: str = "POST", **headers: str) -> "Told":
+        """Ask, and read to the end."""
+        connection = self.connection = await send(port, request(method, path, body, **headers))
+        try:
+            assert connection.status == 200, (connection.status, await connection.reader.read(1000))
+            async for number, data in connection.events():
+                self.take(number, data)
+        finally:
+            self._changed.set()
+            await connection.close()
+        return self
+
+    def take(self, number: int, data: str) -> None:
+        """One more event."""
+        assert not self.complete, data
+        self.numbers.append(number)
+        self.events.append(data)
+        self.complete = data == "[DONE]"
+        chunk = {} if self.complete else json.loads(data)
+        self.error = chunk.get("error")
+        self.usage = chunk.get("usage") or self.usage
+        for choice in chunk.get("choices", ()):
+            self._choice(choice)
+        self._changed.set()
+
+    def _choice(self, choice: dict[str, Any]) -> None:
+        index = choice["index"]
+        assert index not in self.reasons, "it had ended"
+        text = choice["text"] if "text" in choice else choice["delta"].get("content")
+        self.choices.setdefault(index, []).append(text or "")
+        names = choice["logprobs"] or {}
+        names = names.get("tokens") or [entry["token"] for entry in names.get("content", ())]
+        self.tokens.setdefault(index, []).extend(int(name.removeprefix("token_id:")) for name in names)
+        if choice["finish_reason"] is not None:
+            self.reasons[index] = choice["finish_reason"]
+
+    async def until(self, count: int) -> None:
+        """Wait for so many events, or the end."""
+        async with asyncio.timeout(PATIENCE_S):
+            while len(self.events) < count and not self.complete:
+                self._changed.clear()
+                await self._changed.wait()
