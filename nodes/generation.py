@@ -31,6 +31,7 @@ class Generation(Struct, array_like=True, frozen=True):
     sampling: Sampling = Sampling()
     cache_salt: str = ""
     priority: int = 0
+    digest: str = ""  # of the model's files, as the asker knows them; empty: any will do
 
 
 Row = tuple[float, list[tuple[int, float]]]  # of `Logprobs`, without names: one goes with each token

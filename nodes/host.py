@@ -64,8 +64,8 @@ class Pulse:
 class LoopHost:
     """For an engine whose steps take no time to compute. Between two of them the loop reads its sockets."""
 
-    def __init__(self, engine: Engine, card: Card, model: str, crashed: Crashed) -> None:
-        self._paced = PacedHost(engine, card.vocabulary)
+    def __init__(self, engine: Engine, card: Card, model: str, crashed: Crashed, digest: str = "") -> None:
+        self._paced = PacedHost(engine, card.vocabulary, digest)
         self._offer = Offer(endpoint_of(model), resumable=True, slots=card.slots)
         self._crashed = crashed
         self._timer: asyncio.Handle | None = None
@@ -155,9 +155,9 @@ class LoopHost:
 class ThreadHost:
     """For an engine that computes. All of it happens in its thread; what it says comes to the loop step by step."""
 
-    def __init__(self, engine: Engine, card: Card, model: str, crashed: Crashed) -> None:
+    def __init__(self, engine: Engine, card: Card, model: str, crashed: Crashed, digest: str = "") -> None:
         self._engine = engine
-        self._core = HostCore(card.vocabulary)
+        self._core = HostCore(card.vocabulary, digest)
         self._offer = Offer(endpoint_of(model), resumable=True, slots=card.slots + AHEAD)
         self._crashed = crashed
         self._commands: SimpleQueue[Command | None] = SimpleQueue()  # None: stop

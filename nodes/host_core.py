@@ -82,9 +82,10 @@ class Counts:
 class HostCore:
     """All legs of one engine. Its methods say what has happened; what they return is for the node."""
 
-    def __init__(self, vocabulary: int = limits.TOKEN_ID_MAX + 1) -> None:
+    def __init__(self, vocabulary: int = limits.TOKEN_ID_MAX + 1, digest: str = "") -> None:
         self.runs: dict[Leg, Run] = {}
         self._vocabulary = vocabulary
+        self._digest = digest
         self.counts = Counts()
 
     # --- From the node -----------------------------------------------------------------------------------
@@ -98,6 +99,10 @@ class HostCore:
         except ValueError as error:
             counts.outcomes["refused"] += 1
             return Failed(start.leg, Reason.INVALID, text=str(error))
+        if wanted.digest not in ("", self._digest):
+            counts.outcomes["refused"] += 1
+            text = "a model of this name with other files is served here"
+            return Failed(start.leg, Reason.INVALID, text=text, retryable=True)
         self.runs[start.leg] = Run()
         prompt, generated = codec.unpack(start.prompt), codec.unpack(start.tokens)
         counts.prompt_tokens += len(prompt)
@@ -236,8 +241,8 @@ def _event(leg: Leg, ending: Ending | None, text: str, run: Run) -> tuple[str, E
 class PacedHost:
     """An engine that is stepped in the time of whoever calls: its steps say themselves how long they take."""
 
-    def __init__(self, engine: Engine, vocabulary: int = limits.TOKEN_ID_MAX + 1) -> None:
-        self.core = HostCore(vocabulary)
+    def __init__(self, engine: Engine, vocabulary: int = limits.TOKEN_ID_MAX + 1, digest: str = "") -> None:
+        self.core = HostCore(vocabulary, digest)
         self.engine = engine
         self._commands: list[Command] = []
         self._step: Step | None = None  # it runs until `_due`

@@ -40,7 +40,7 @@ class Worker:
         card = loaded.card
         self.loaded = loaded
         kind = LoopHost if card.engine.engine == "sim" else ThreadHost
-        self.host: EngineHost = kind(loaded.engine, card.engine, card.model, crashed)
+        self.host: EngineHost = kind(loaded.engine, card.engine, card.model, crashed, card.digest)
         endpoints = {
             **node_endpoints(ROLE, lambda: self.actor, self.families, self.facts),
             **model_endpoints(card, loaded.contents),

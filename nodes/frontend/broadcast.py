@@ -6,6 +6,7 @@ has a slow reader waits with that, so the mesh sends no more than a window.
 
 import asyncio
 from collections.abc import Callable
+from time import monotonic
 from typing import Protocol
 
 from mesh.core import Event
@@ -39,7 +40,7 @@ class Turns:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.waiting: list[Broadcast] = []
-        self._time = loop.time
+        self._time = monotonic  # a loop's own time may be a millisecond old, which is long between two tokens
         self._call_soon = loop.call_soon
 
     def add(self, broadcast: "Broadcast") -> None:

@@ -161,8 +161,14 @@ class Choice:
             self.texts.append(text)
             self.entries += entries
         elif text or entries:
-            usage = None if self.usage is None else self.usage()
-            events.append(self.chunks.event(text, entries or None, usage=usage))
+            self._tell(text, entries, None if self.usage is None else self.usage(), events)
+
+    def _tell(self, text: str, entries: list[Entry], usage: Usage | None, events: list[bytes]) -> None:
+        """An event. Some clients add up the log-probabilities of a first one twice, so that one has none."""
+        assert self.chunks is not None
+        if entries and not self.chunks.opened:
+            events.append(self.chunks.opening())
+        events.append(self.chunks.event(text, entries or None, usage=usage))
 
     def _end(self, finish: Finish, events: list[bytes]) -> None:
         outcome = REASONS.get(finish.reason)
@@ -184,7 +190,7 @@ class Choice:
             return
         usage = None if self.usage is None else self.usage()
         if text or entries:
-            events.append(self.chunks.event(text, entries or None, usage=usage))
+            self._tell(text, entries, usage, events)
         events.append(self.chunks.event("", None, outcome, usage))
 
     def moved(self) -> bool:

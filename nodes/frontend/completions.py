@@ -194,6 +194,7 @@ def ask_of(exchange: Exchange, prepared: Prepared, place: int, candidate: int, e
         sampling=sampling(demand, place, candidate, entropy),
         cache_salt=demand.cache_salt,
         priority=demand.priority,
+        digest=prepared.model.card.digest,
     )
     return Ask(
         request=frontend.actor.node.next_request(),

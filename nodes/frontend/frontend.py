@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+from time import monotonic
 
 from mesh.actor import Actor
 from nodes.frontend.board import Board, Kept
@@ -41,7 +42,7 @@ class Frontend:
     def start(self) -> None:
         """The actor has started: look for models."""
         self.loop = self.actor.loop
-        self.now = self.loop.time
+        self.now = monotonic
         self.turns = Turns(self.loop)
         self.registry = Registry(self.actor)
         self.registry.start()

@@ -81,8 +81,9 @@ class Models(Generic[T]):
         return [model for model in self.models.values() if model.workers and model.card.digest in self.texts]
 
     def counts(self) -> dict[str, int]:
-        """Workers by model."""
-        return {model.name: len(model.workers) for model in self.models.values()}
+        """Workers by model; none while its files are not here."""
+        served = {model.name: len(model.workers) for model in self.live()}
+        return {name: served.get(name, 0) for name in self.models}
 
     def deadline(self) -> float:
         """When `tick` is wanted."""

@@ -6,6 +6,7 @@ come, and the coroutine of a stream sleeps until its end.
 
 import asyncio
 from collections.abc import Sequence
+from time import monotonic
 
 from nodes.frontend import limits
 from nodes.frontend.broadcast import Broadcast
@@ -62,7 +63,7 @@ class Listening:
 
     def _caught_up(self) -> None:
         if self in self.broadcast.viewers:
-            self.broadcast.resume(self._loop.time())
+            self.broadcast.resume(monotonic())
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -92,7 +93,7 @@ class StreamViewer(Listening):
         self._wrote = 0.0
         super().__init__(wire, broadcast, tally, cursor)
         if broadcast.log is not None:
-            self.pump(self._loop.time())
+            self.pump(monotonic())
 
     def take(self, events: list[bytes], now: float) -> None:
         wire = self.wire
@@ -152,7 +153,7 @@ class StreamViewer(Listening):
 
     async def _stream(self) -> None:
         await self.wire.start(200, HEADERS)
-        now = self._loop.time()
+        now = monotonic()
         if self.broadcast.log is not None:
             self.broadcast.resume(now)
         elif self._over() and self._waiting:
@@ -174,12 +175,12 @@ class StreamViewer(Listening):
         if not self.wire.started:
             self._held = False
             self._wake()
-        elif self._loop.time() - self._wrote >= limits.PING_S - 0.5 and not self.behind:
+        elif monotonic() - self._wrote >= limits.PING_S - 0.5 and not self.behind:
             self._ping()
         self._in(limits.PING_S)
 
     def _ping(self) -> None:
-        self._wrote = self._loop.time()
+        self._wrote = monotonic()
         self._tally.count("pings")
         self.wire.write(PING)
 

@@ -26,7 +26,7 @@ _EMPTY = b"{}"
 class Chunks:
     """Writes the events of one choice of one request."""
 
-    __slots__ = ("_after", "_answer", "_before", "_begin", "_chat", "_id_prefix", "_opened", "_usage")
+    __slots__ = ("_after", "_answer", "_before", "_begin", "_chat", "_id_prefix", "_usage", "opened")
 
     def __init__(self, answer: Answer, index: int = 0, id_prefix: str = "") -> None:
         demand = answer.demand
@@ -34,7 +34,7 @@ class Chunks:
         self._chat = demand.chat is not None
         self._usage = b',"usage":null' if demand.usage else b""
         self._id_prefix = id_prefix
-        self._opened = not self._chat
+        self.opened = not self._chat
         self._begin = b"data: " + head(answer)
         self._begin += b'"choices":[{"index":%d,' % index + (b'"delta":' if self._chat else b'"text":')
         self._before = self._begin + (b'{"content":' if self._chat else b"")
@@ -43,13 +43,13 @@ class Chunks:
 
     def text(self, text: str, position: int = -1) -> bytes:
         """More text. The first event of a chat also says whose it is."""
-        if not self._opened or position >= 0:
+        if not self.opened or position >= 0:
             return self.event(text, position=position)
         return b"".join((self._before, _encode(text), self._after))
 
     def texts(self, texts: Sequence[str]) -> list[bytes]:
         """An event for each text that is not empty."""
-        if not self._opened:
+        if not self.opened:
             return [self.text(text) for text in texts if text]
         before, after, encode = self._before, self._after, _encode
         return [before + encode(text) + after for text in texts if text]
@@ -78,8 +78,8 @@ class Chunks:
         """The text of a completion, or the difference that a chat's event makes."""
         if not self._chat:
             return _encode(text)
-        if not self._opened:
-            self._opened = True
+        if not self.opened:
+            self.opened = True
             return _encode({"role": ROLE, "content": text})
         return _EMPTY if reason is not None and not text else _encode({"content": text})
 
