@@ -194,7 +194,7 @@ class Owner:
     def _take(self, request: Request, claim: Claim, part: Part, now: float) -> None:
         """Deliver what continues the request; drop what was delivered before; move on a gap."""
         end = part.position + (codec.count(part.tokens) or len(part.items or ()))
-        if end > claim.limit:
+        if end > claim.limit and end > part.position:
             raise RemoteError(Reason.ILLEGAL, f"position {end} beyond the credit of {claim.limit}")
         start = request.position
         if part.position > start:

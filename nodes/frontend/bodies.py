@@ -1,5 +1,6 @@
 """Shell. The body of a request: read within its limits, and inflated if it came compressed."""
 
+import asyncio
 import zlib
 
 from nodes.frontend import limits
@@ -8,6 +9,7 @@ from nodes.frontend.wire import Wire
 from nodes.openai.errors import Problem, invalid, too_large
 
 GZIP = 16 + zlib.MAX_WBITS  # zlib's word for its own header and gzip's
+ZLIB_FACTOR = 1032  # how much larger deflate can make a body
 WINDOWS = {b"gzip": GZIP, b"x-gzip": GZIP, b"deflate": zlib.MAX_WBITS}
 
 
@@ -37,7 +39,12 @@ async def read_body(wire: Wire, bytes_max: int) -> bytes | Problem:
     if len(body) > bytes_max:
         return too_large(bytes_max)
     encoding = wire.headers.get(b"content-encoding")
-    return body if encoding is None else inflated(body, encoding.strip().lower(), bytes_max)
+    if encoding is None:
+        return body
+    if len(body) * ZLIB_FACTOR > limits.INFLATE_BYTES_MAX:
+        found: bytes | Problem = await asyncio.to_thread(inflated, body, encoding.strip().lower(), bytes_max)
+        return found
+    return inflated(body, encoding.strip().lower(), bytes_max)
 
 
 def _never(wire: Wire, bytes_max: int) -> Problem:

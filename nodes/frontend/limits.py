@@ -11,6 +11,9 @@ HEADERS_MAX = 256
 READ_S = 30.0  # for a head, or for a body that does not move: mobile links stall for ten seconds
 SWEEP_S = 5.0  # how often connections that read too slowly are looked for
 ENCODE_BYTES_MAX = 32 * KIB  # of a body; a longer one is tokenized in a thread, or streams wait for it
+SPELLED_TOKENS_MAX = 262_144  # of one /tokenize or /detokenize: twice the longest usual context
+SPELLED_AT_ONCE_MAX = 16_384  # tokens that are spelled in the loop: a millisecond or two
+INFLATE_BYTES_MAX = 256 * KIB  # of a compressed body, inflated at once; more is done in a thread
 KEEP_ALIVE_S = 75  # longer than the pools of most clients keep an idle connection: they close first, never we
 BACKLOG = 4_096  # connections that wait to be accepted: 2,000 clients may start at once
 

@@ -118,13 +118,22 @@ async def tokenize(exchange: Exchange) -> None:
         await exchange.refuse(found)
         return
     model, text = found
-    tokens = await asyncio.to_thread(tokens_of, asked, text) if _is_long(asked) else tokens_of(asked, text)
+    context = model.card.engine.context
+    answer = (
+        await asyncio.to_thread(_tokenized, asked, text, context)
+        if _is_long(asked)
+        else _tokenized(asked, text, context)
+    )
+    await (exchange.refuse(answer) if isinstance(answer, Problem) else exchange.answer(answer))
+
+
+def _tokenized(asked: Tokenization, text: Text, context: int) -> bytes | Problem:
+    tokens = tokens_of(asked, text)
     if isinstance(tokens, Problem):
-        await exchange.refuse(tokens)
-        return
+        return tokens
     spell = text.tokenizer.spell
     shown = [spell(token).decode("utf-8", "replace") for token in tokens] if asked.show_tokens else None
-    await exchange.answer(_encode(Tokenized(len(tokens), model.card.engine.context, tokens, shown)))
+    return _encode(Tokenized(len(tokens), context, tokens, shown))
 
 
 async def detokenize(exchange: Exchange) -> None:
@@ -141,7 +150,16 @@ async def detokenize(exchange: Exchange) -> None:
     if asked.tokens and max(asked.tokens) >= vocabulary:
         await exchange.refuse(invalid(f"`tokens` holds an id beyond the model's {vocabulary} tokens.", "tokens"))
         return
-    await exchange.answer(_encode(Detokenized(text.tokenizer.decode(asked.tokens, asked.skip_special))))
+    if len(asked.tokens) > limits.SPELLED_TOKENS_MAX:
+        message = f"`tokens` holds more than {limits.SPELLED_TOKENS_MAX} ids: send them in pieces."
+        await exchange.refuse(invalid(message, "tokens", "text_too_long"))
+        return
+    decode = text.tokenizer.decode
+    if len(asked.tokens) > limits.SPELLED_AT_ONCE_MAX:
+        shown = await asyncio.to_thread(decode, asked.tokens, asked.skip_special)
+    else:
+        shown = decode(asked.tokens, asked.skip_special)
+    await exchange.answer(_encode(Detokenized(shown)))
 
 
 async def _asked(exchange: Exchange, kind: Kind) -> Parsed | None:

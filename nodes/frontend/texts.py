@@ -2,6 +2,7 @@
 
 from msgspec import Struct
 
+from nodes.frontend import limits
 from nodes.openai import errors
 from nodes.openai.demand import Chat, Demand, Tokenization
 from nodes.openai.errors import Problem, invalid
@@ -43,12 +44,13 @@ def prompts_of(demand: Demand, text: Text, context: int) -> list[list[int]] | Pr
         if isinstance(found, Problem):
             return found
         prompts = [found]
-    least = max([text.tokenizer.least(prompt) for prompt in prompts if isinstance(prompt, str)], default=0)
-    if least > context:
-        return errors.far_too_long(least, context, "messages" if demand.chat is not None else "prompt")
-    return [
-        text.tokenizer.encode(prompt, demand.add_special) if isinstance(prompt, str) else prompt for prompt in prompts
-    ]
+    found_tokens: list[list[int]] = []
+    for prompt in prompts:
+        tokens = text.tokenizer.at_most(prompt, context, demand.add_special) if isinstance(prompt, str) else prompt
+        if isinstance(tokens, int):
+            return errors.far_too_long(tokens, context, "messages" if demand.chat is not None else "prompt")
+        found_tokens.append(tokens)
+    return found_tokens
 
 
 def rendered(chat: Chat, text: Text) -> str | Problem:
@@ -64,4 +66,10 @@ def rendered(chat: Chat, text: Text) -> str | Problem:
 def tokens_of(asked: Tokenization, text: Text) -> list[int] | Problem:
     """The tokens of a `/tokenize` request."""
     found = asked.prompt if asked.chat is None else rendered(asked.chat, text)
-    return found if isinstance(found, Problem) else text.tokenizer.encode(found, asked.add_special)
+    if isinstance(found, Problem):
+        return found
+    tokens = text.tokenizer.at_most(found, limits.SPELLED_TOKENS_MAX, asked.add_special)
+    if isinstance(tokens, int):
+        message = f"This text has more than {limits.SPELLED_TOKENS_MAX} tokens: send it in pieces."
+        return invalid(message, "prompt" if asked.chat is None else "messages", "text_too_long")
+    return tokens

@@ -21,6 +21,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its thread pool does
 
 TEMPLATE_CHARS_MAX = 256 * 1024  # the largest in use have 30,000
 STUCK_TOKENS_MAX = 8  # twice the tokens of the longest character: what is not complete by then is no UTF-8
+SLAB_CHARS = 64 * 1024  # of a long text, counted at once: 10 MB of memory
+CUT_TOKENS = 64  # that a cut in the middle of a word may make more of it
 CONTEXT_TOKENS = 4  # of the text before, so that a word's leading space is not lost at the border
 COMPOSED_MAX = 4  # characters that NFC makes one of; more than three in a row hardly exist
 SPECIALS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -79,6 +81,20 @@ class Tokenizer:
         """The tokens of a text. It leaves the interpreter free meanwhile, so a long text may be given to a thread."""
         found: list[int] = self._library.encode_batch_fast([text], add_special_tokens=add_special)[0].ids
         return found
+
+    def at_most(self, text: str, tokens_max: int, add_special: bool = True) -> list[int] | int:
+        """The tokens of a text, or how many it has at least if they are too many: then it is not encoded as a whole.
+
+        An encoding takes a hundred and fifty bytes a token, so a text of many megabytes is counted piece by piece.
+        """
+        least, counted = self.least(text), 0
+        for start in range(0, len(text), SLAB_CHARS) if len(text) > SLAB_CHARS else ():
+            if least > tokens_max:
+                break
+            piece = self.encode(text[start : start + SLAB_CHARS], add_special=False)
+            counted += max(0, len(piece) - CUT_TOKENS)
+            least = max(least, counted)
+        return least if least > tokens_max else self.encode(text, add_special)
 
     def least(self, text: str) -> int:
         """How many tokens a text has at least; quickly, for a text that is far too long to be counted."""

@@ -182,3 +182,16 @@ def test_barred_nodes_get_nothing(wire: Wire) -> None:
     for _ in range(4):
         wire.ask(client, COUNT, barred=(left,))
     assert len(wire.did(right, Start)) == 4 and not wire.did(left, Start)
+
+
+def test_a_part_that_only_says_it_has_started_needs_no_credit(wire: Wire) -> None:
+    """What a Migrate brought beyond the credit was legal; the next holder may have to queue the leg there."""
+    client, holder, other, request, leg = begin(wire, prompt=PROMPT, window=2)
+    wire.tell(holder, Stepped([(leg, [5, 6, 7, 8, 9], ())]))
+    wire.tell(holder, Yielded(leg, Reason.PREEMPT))
+    wire.settle()
+    (start,) = wire.did(other, Start)
+    assert start.position == 5
+    wire.forge(other, client, Chunk([Part(request, start.leg.attempt, 5)]))
+    wire.settle()
+    assert wire.stat(client, "peers.dropped.illegal") == 0 and wire.reason(client, request) is None

@@ -1,12 +1,13 @@
 """Tokenizers are made of content, say what models are, and refuse bad files in one sentence."""
 
 import json
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nodes.text.tokenizer import ModelFiles, Tokenizer, digest
+from nodes.text.tokenizer import SLAB_CHARS, ModelFiles, Tokenizer, digest
 from tests.nodes.text.tiny import TEMPLATE, TEXT, byte_fallback, byte_level
 
 
@@ -94,3 +95,26 @@ def test_the_digest_names_the_content() -> None:
     assert digest(ModelFiles(b"a", b"b")) == digest(ModelFiles(b"a", b"b"))
     made = [ModelFiles(b"ab"), ModelFiles(b"a", b"b"), ModelFiles(b"a", b"", b"b"), ModelFiles(b"", b"ab")]
     assert len({digest(each) for each in made}) == len(made)
+
+
+@pytest.mark.parametrize("make", [byte_level, byte_fallback])
+@pytest.mark.parametrize("text", ["hello world " * 20_000, "a" * 200_000, "short"])
+def test_a_text_that_is_too_long_is_not_encoded_as_a_whole(
+    make: Callable[[], Tokenizer], text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = make()
+    whole = tokenizer.encode(text)
+    assert tokenizer.at_most(text, len(whole)) == whole
+    longest, encode = [0], tokenizer.encode
+
+    def noted(piece: str, add_special: bool = True) -> list[int]:
+        longest.append(len(piece))
+        return encode(piece, add_special)
+
+    monkeypatch.setattr(tokenizer, "encode", noted)
+    least = tokenizer.at_most(text, 100)
+    if len(whole) > 1000:
+        assert isinstance(least, int) and 100 < least <= len(whole)
+        assert max(longest) <= SLAB_CHARS
+    else:
+        assert least == whole
