@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import pairwise
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -31,6 +32,8 @@ from nodes.transfer import Ending, Handle, Memory, Plane, PlaneSettings, Way
 from nodes.transfer.addresses import bulk_address
 from nodes.transfer.handle import decode, encode
 from nodes.transfer.limits import CHUNK_BYTES
+from nodes.transfer.mover import NICE
+from nodes.transfer.nixl_agent import KIND, library
 from proto.limits import MIB
 
 WARM_UPS = 1
@@ -66,22 +69,22 @@ class Gaps(msgspec.Struct):
 # --- The owner's process --------------------------------------------------------------------------------
 
 
-def own(folder: str, size: int, key: Key | None, tell: Connection) -> None:
+def own(folder: str, size: int, key: Key | None, nice: int, tell: Connection) -> None:
     """Own bytes until told to stop."""
-    uvloop.run(_own(folder, size, key, tell))
+    uvloop.run(_own(folder, size, key, nice, tell))
 
 
-async def _own(folder: str, size: int, key: Key | None, tell: Connection) -> None:
+async def _own(folder: str, size: int, key: Key | None, nice: int, tell: Connection) -> None:
     loop = asyncio.get_running_loop()
     listen = (bulk_address(folder, 1), *(("tcp://127.0.0.1:0",) if key else ()))
-    plane = await Plane(PlaneSettings(1, "here", listen, _ways()), key).start()
+    plane = await Plane(PlaneSettings(1, "here", listen, _ways(), nice), key).start()
     source = plane.allocate(size)
     source.array[:] = np.random.default_rng(1).integers(0, 256, size, np.uint8)
     context = links.new_context()
     plain = context.socket(zmq.ROUTER)
+    plain.setsockopt(zmq.ROUTER_MANDATORY, 1)  # else it drops what does not fit
     plain.bind(f"ipc://{folder}/plain")
     outboxes = links.Outboxes(context, loop, lambda _link, _reason: None)
-    outboxes.open(1, f"ipc://{folder}/tokens")
     tokens: asyncio.Task[None] | None = None
     tell.send("ready")
     while True:
@@ -89,10 +92,11 @@ async def _own(folder: str, size: int, key: Key | None, tell: Connection) -> Non
         if command == "offer":
             tell.send(encode(plane.offer(source, [(0, arguments[0])], pulls=0, lease_s=LEASE_S).handle()))
         elif command == "plain":
-            await asyncio.to_thread(_send_plain, plain, memoryview(source.array)[: arguments[0]])
+            await asyncio.to_thread(_send_plain, plain, source.array.data[: arguments[0]])
         elif command == "cpu":
             tell.send(time.process_time())
         elif command == "tokens":
+            outboxes.open(1, f"ipc://{folder}/tokens")
             tokens = loop.create_task(_stream(outboxes))
         else:
             break
@@ -132,8 +136,9 @@ def _send_plain(socket: "zmq.Socket[bytes]", view: memoryview) -> None:
 class Bench:
     """What the measurements share."""
 
-    def __init__(self, folder: str, owner: Connection, key: Key | None) -> None:
-        self.folder, self.owner, self.key = folder, owner, key
+    def __init__(self, folder: str, owner: Connection, key: Key | None, nice: int) -> None:
+        self.folder, self.owner, self.key, self.nice = folder, owner, key, nice
+        self.nixl: _Nixl | None = None
 
     async def start(self, size: int) -> None:
         """Planes for each way, and buffers that have been touched."""
@@ -143,7 +148,7 @@ class Bench:
             wanted["bulk curve"] = Way.BULK
         for number, (name, way) in enumerate(wanted.items(), 2):
             host = "elsewhere" if name == "bulk curve" else "here"
-            plane = await Plane(PlaneSettings(number, host, (), (way,)), self.key).start()
+            plane = await Plane(PlaneSettings(number, host, (), (way,), self.nice), self.key).start()
             memory = plane.allocate(size)
             memory.array[:] = 1
             self.planes[name] = plane, memory
@@ -190,9 +195,39 @@ class Bench:
             frame = self.plain.recv(copy=False)
             np.copyto(self.other[start : start + CHUNK_BYTES], np.frombuffer(frame.buffer, np.uint8))
 
+    async def read_nixl(self, handle: Handle) -> None:
+        """One read of NIXL's own, as its benchmark does it: nothing around it."""
+        remote = handle.remote
+        assert remote is not None
+        if self.nixl is None:
+            self.nixl = _Nixl(self.other, remote.metadata)
+        self.nixl.read(remote.memory, handle.size)
+
     async def copy_memory(self, size: int) -> None:
         """One memcpy."""
         np.copyto(self.other[:size], self.one[:size])
+
+
+class _Nixl:
+    """NIXL without us."""
+
+    def __init__(self, array: "np.ndarray[tuple[int], np.dtype[np.uint8]]", metadata: bytes) -> None:
+        api = library()
+        self._agent = api.nixl_agent("bench", api.nixl_agent_config(backends=["UCX"]))
+        self._address = array.ctypes.data
+        self._agent.register_memory([(self._address, array.nbytes, 0, "")], KIND)
+        self._peer = self._agent.add_remote_agent(metadata).decode()
+
+    def read(self, address: int, size: int) -> None:
+        """One read, polled as fast as can be."""
+        here, there = ([(start, size, 0)] for start in (self._address, address))
+        descriptions = (self._agent.get_xfer_descs(each, KIND) for each in (here, there))
+        transfer = self._agent.initialize_xfer("READ", *descriptions, self._peer)
+        state = self._agent.transfer(transfer)
+        while state == "PROC":
+            state = self._agent.check_xfer_state(transfer)
+        assert state == "DONE", state
+        self._agent.release_xfer_handle(transfer)
 
 
 Action = Callable[[], Awaitable[None]]
@@ -206,6 +241,8 @@ async def throughput(bench: Bench, mib: int, rounds: int) -> list[Figure]:
         "memcpy": lambda: bench.copy_memory(size),
         "plain zmq": lambda: bench.copy_plain(size),
     }
+    if handle.remote is not None:
+        actions["plain nixl"] = lambda: bench.read_nixl(handle)
     for name in bench.possible(handle):
         actions[name] = lambda name=name: bench.pull(name, handle)  # type: ignore[misc]
     walls: dict[str, list[float]] = {name: [] for name in actions}
@@ -239,7 +276,7 @@ async def token_gaps(bench: Bench, mib: int) -> list[Gaps]:
     arrivals: list[float] = []
 
     def drain() -> None:
-        if inbox.drain(lambda _peer, _frame: arrivals.append(loop.time()), lambda _peer: None, 256):
+        if inbox.drain(lambda _peer, _frame: arrivals.append(time.perf_counter()), lambda _peer: None, 256):
             loop.call_soon(drain)
 
     loop.add_reader(inbox.descriptor, drain)
@@ -256,7 +293,7 @@ async def token_gaps(bench: Bench, mib: int) -> list[Gaps]:
         if name == "rest":
             await asyncio.sleep(1.0)
         took = loop.time() - begun
-        gaps = [1e3 * (b - a) for a, b in zip(arrivals, arrivals[1:], strict=False)]
+        gaps = [1e3 * (b - a) for a, b in pairwise(arrivals)]
         found.setdefault(name, []).extend(gaps)
         print(f"  {name}: {took:.2f} s", file=sys.stderr)
     loop.remove_reader(inbox.descriptor)
@@ -274,7 +311,7 @@ def _gaps(name: str, gaps: Sequence[float]) -> Gaps:
 
 async def measure(options: argparse.Namespace, folder: str, key: Key | None, owner: Connection) -> dict[str, object]:
     """Everything that was asked for."""
-    bench = Bench(folder, owner, key)
+    bench = Bench(folder, owner, key, options.nice)
     assert await asyncio.to_thread(owner.recv) == "ready"
     await bench.start(max(options.mib) * MIB)
     try:
@@ -291,6 +328,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.transfer", description=__doc__)
     parser.add_argument("--mib", type=int, action="append", help="a size; may be repeated (default: 1, 16 and 256)")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--nice", type=int, default=NICE, help=f"how much our threads give way (default: {NICE})")
     parser.add_argument("--curve", action="store_true", help="measure the bulk link over TCP with CURVE, too")
     parser.add_argument("--tokens", action="store_true", help="see whether a stream of tokens notices")
     parser.add_argument("--json", action="store_true")
@@ -300,7 +338,7 @@ def main(arguments: list[str]) -> int:
         key = create_key(Path(folder) / "bench.key", "bench") if options.curve else None
         processes = multiprocessing.get_context("spawn")
         ours, theirs = processes.Pipe()
-        owner = processes.Process(target=own, args=(folder, max(options.mib) * MIB, key, theirs))
+        owner = processes.Process(target=own, args=(folder, max(options.mib) * MIB, key, options.nice, theirs))
         owner.start()
         try:
             results = uvloop.run(measure(options, folder, key, ours))
@@ -320,8 +358,8 @@ def table(results: dict[str, object]) -> str:
         )
     for gap in msgspec.convert(results["gaps"], list[Gaps]):
         lines.append(
-            f"tokens beside {gap.during:12} p50 {gap.p50_ms:6.2f} ms  p99 {gap.p99_ms:6.2f} ms  max {gap.max_ms:6.2f} ms"
-            f"  ({gap.tokens} gaps)"
+            f"tokens beside {gap.during:12} p50 {gap.p50_ms:6.2f} ms  p99 {gap.p99_ms:6.2f} ms"
+            f"  max {gap.max_ms:6.2f} ms  ({gap.tokens} gaps)"
         )
     return "\n".join(lines)
 
