@@ -271,6 +271,7 @@ class Actor:
         for _ in range(TICKS_PER_TURN_MAX):
             if self._running and self.node.deadline() <= now:
                 self._handle(core.TICK, now)
+        self._outboxes.flush()
         if self._running:
             self._arm(now)
 
@@ -322,7 +323,7 @@ class Actor:
         }
 
     def _transmit(self, effect: core.Transmit) -> None:
-        self._outboxes.send(effect.session, encode(effect.sequence, effect.message))
+        self._outboxes.put(effect.session, encode(effect.sequence, effect.message))
 
     def _deliver(self, effect: core.Deliver) -> None:
         feed = self._feeds.get(effect.request)

@@ -7,6 +7,7 @@ look after a send: one that swallows the news of a death fails for it. Nothing h
 
 import asyncio
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from types import MethodType
@@ -184,6 +185,7 @@ class Outboxes:
         self._down = down
         self._key = key
         self._send_frames_max = send_frames_max
+        self._waiting: deque[tuple[int, bytes]] = deque()
         self._dealers: dict[int, _Dealer] = {}
 
     def __len__(self) -> int:
@@ -214,6 +216,15 @@ class Outboxes:
             from mesh.security import curve_client  # Only a node that dials beyond this host needs it.
 
             curve_client(socket, self._key)
+
+    def put(self, session: int, frame: bytes) -> None:
+        """Send a frame at the next `flush`: ZeroMQ's thread is then woken once, not for each."""
+        self._waiting.append((session, frame))
+
+    def flush(self) -> None:
+        """Send what waits. A session that breaks meanwhile may bring more."""
+        while self._waiting:
+            self.send(*self._waiting.popleft())
 
     def send(self, session: int, frame: bytes) -> bool:
         """Put a frame on a session. False if it is dead or full, which is then also told to `down`."""
@@ -248,6 +259,7 @@ class Outboxes:
 
     def close(self, session: int, linger_ms: int = 0) -> None:
         """Close a session; what is queued gets `linger_ms` to leave."""
+        self.flush()
         dealer = self._dealers.pop(session, None)
         if dealer is not None:
             self._loop.remove_reader(dealer.descriptor)

@@ -247,3 +247,16 @@ def test_with_a_key_tcp_is_for_its_holders_and_ipc_is_as_before(place: str) -> N
             keeper.close()
 
     using(body)
+
+
+def test_frames_that_wait_leave_in_order_and_before_a_close(place: str) -> None:
+    async def body(ends: Ends) -> None:
+        (address,) = ends.inbox.bind([f"ipc://{place}/a.ipc"])
+        ends.outboxes.open(1, address)
+        for number in range(50):
+            ends.outboxes.put(1, b"%d" % number)
+        ends.outboxes.close(1, linger_ms=1_000)
+        await ends.until(lambda: len(ends.frames) == 50)
+        assert [frame for _, frame in ends.frames] == [b"%d" % number for number in range(50)]
+
+    using(body)
