@@ -50,13 +50,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(words: list[str]) -> int:
     if words[:1] == [SIM]:
-        command: Callable[[list[str]], int] = importlib.import_module("mesh.simulation.command").main
-        return command(words[1:])
+        return _simulate(words[1:])
     arguments = _parser().parse_args(words)
     entry: Callable[[argparse.Namespace], int] = importlib.import_module(arguments.module).main
     code = entry(arguments)
     sys.stdout.flush()  # Here a reader that has gone can still be told from a mistake.
     return code
+
+
+def _simulate(words: list[str]) -> int:
+    from mesh.simulation import command, stage
+    from nodes.simulation.stage import STAGE as SERVING
+
+    return command.main(words, (stage.STAGE, SERVING))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -22,5 +22,6 @@ say "all tests"
 
 say "the simulator's gate"
 .venv/bin/wiremesh sim run --seeds 0:3000
+.venv/bin/wiremesh sim run --profile serving --seeds 0:1000
 
 say "all good"

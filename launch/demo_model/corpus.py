@@ -42,10 +42,14 @@ ASKING = re.compile(
 SYLLABLES = ("ba", "flo", "zu", "mer", "tin", "gra", "pol", "xi", "ven", "dor", "ki", "lam", "sto", "que", "bri", "nax")
 KEYBOARD = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 UNKNOWN = "unknown"
-UNKNOWN_SHARE = 0.14  # of all questions
-KEYWORD_SHARE = 0.12
-OFTEN = 4.0  # how much oftener than others these are asked
-KEY_TOPICS = ("wiremesh", "router", "migration", "frontend", "worker", "hello", "whoareyou", "ownmodel", "worker.dies")
+UNKNOWN_SHARE = 0.11  # of all questions
+KEYWORD_SHARE = 0.08
+OFTEN = 3.0  # how much oftener than others these are asked
+KEY_TOPICS = (
+    *("wiremesh", "wiremesh.how", "frontend", "router", "worker", "worker.dies", "migration", "cancel", "drain"),
+    *("discovery", "kvcache", "engine", "numpyengine", "install", "start", "ownmodel"),
+    *("hello", "thanks", "bye", "whoareyou", "whatcan", "joke"),
+)
 SYSTEM_SHARE = 0.3
 MORE_SHARE = 0.2
 TURNS = ((1, 0.62), (2, 0.22), (3, 0.09), (5, 0.05), (9, 0.02))  # questions in a conversation, and how often
@@ -197,7 +201,7 @@ def keywords(topic: Topic, corpus: Corpus, random: Random) -> str:
     told = topic.answers if topic.made else []  # small talk is of anything
     source = random.choice([*(random.choice(topic.asks or topic.made) for _ in range(3)), *told])
     words = [word for word in re.findall(r"[\w/-]+", source.lower()) if word not in corpus.words["common"]]
-    places = sorted(random.sample(range(len(words)), min(len(words), random.randint(2, 5))))
+    places = sorted(random.sample(range(len(words)), min(len(words), random.randint(3, 5))))
     return " ".join([random.choice(corpus.words["keywords"]), *(words[place] for place in places)]).strip()
 
 
@@ -233,7 +237,7 @@ def dressed(question: str, corpus: Corpus, random: Random) -> str:
     if random.random() < 0.2:
         question = mistyped(question, random)
     style = random.random()
-    return question.upper() if style < 0.015 else question.lower() if style < 0.15 else question
+    return question.upper() if style < 0.03 else question.lower() if style < 0.15 else question
 
 
 def reworded(question: str, corpus: Corpus, random: Random) -> str:

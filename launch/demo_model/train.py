@@ -1,6 +1,7 @@
 """Shell. Makes the demo model: tokenizer, training, files, and a comparison with the engine that will serve it.
 
-    python launch/demo_model/train.py --out DIR
+    python launch/demo_model/train.py --out FIRST
+    python launch/demo_model/train.py --out DIR --start FIRST --cut-share 0.85 --rate 0.5
 
 It needs `torch` beside Wiremesh, one core, and the time that README.md says.
 """
@@ -66,10 +67,9 @@ TEMPLATE = (
     "{%- if add_generation_prompt -%}{{- '<|assistant|>' -}}{%- endif -%}"
 )
 BATCH_TOKENS = 4096
-POOL = 256  # conversations that are made at once and sorted by length, so that little is padded
+POOL = 1024  # conversations that are made at once and sorted by length, so that little is padded
 PLAIN_SHARE = 0.04  # of the sequences are bare answers, for the completions endpoint
-CUT_SHARE = 0.5  # of the conversations end soon in their last answer: which one it is shows in its first tokens,
-CUT_TOKENS = 12  # and the rest is learned quickly
+CUT_TOKENS = 10  # of a cut answer: which one it is shows in its first tokens, and the rest is learned quickly
 WARM_STEPS = 60
 DECAY_SHARE = 0.5  # of the steps, at the end, with a falling rate
 REPORT_STEPS = 50
@@ -81,6 +81,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Train Wiremesh's demo model.")
     parser.add_argument("--out", type=Path, required=True, help="the model's directory")
     parser.add_argument("--steps", type=int, default=2000, help=f"of {BATCH_TOKENS} tokens")
+    parser.add_argument("--start", type=Path, help="a directory that an earlier run made, to go on from")
+    parser.add_argument("--cut-share", type=float, default=0.5, help="of the conversations, whose last answer is cut")
+    parser.add_argument("--rate", type=float, default=1.0, help="of the largest learning rates")
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     if torch is None:
@@ -90,10 +93,14 @@ def main() -> int:
     torch.set_flush_denormal(True)  # they are ten times as slow, and nothing to a sum
     torch.manual_seed(SEED)
     corpus = corpus_of([path.read_text() for path in sorted((FOLDER / "corpus").glob("*.txt"))])
-    tokenizer = trained_tokenizer(corpus, Random(SEED))
+    if given.start:
+        tokenizer, weights = Tokenizer.from_file(str(given.start / "tokenizer.json")), read_weights(given.start)
+    else:
+        tokenizer, weights = trained_tokenizer(corpus, Random(SEED)), fresh(CONFIG)
     given.out.mkdir(parents=True, exist_ok=True)
     write_texts(given.out, tokenizer)
-    write_weights(given.out, trained(corpus, tokenizer, given.steps))
+    source = batches(corpus, tokenizer, given.cut_share, Random(f"{SEED} {given.start is None}"))
+    train(given.out, weights, source, given.steps, given.rate)
     compare(given.out, tokenizer)
     return 0
 
@@ -134,10 +141,12 @@ def tokens_of(turns: list[Turn], tokenizer: Tokenizer) -> Sequence:
 # --- The training ---------------------------------------------------------------------------------------
 
 
-def batches(corpus: Corpus, tokenizer: Tokenizer, random: Random) -> Iterator[list[Sequence]]:
+def batches(corpus: Corpus, tokenizer: Tokenizer, cut_share: float, random: Random) -> Iterator[list[Sequence]]:
     """For ever: sequences of similar lengths, about BATCH_TOKENS together."""
     while True:
-        pool = sorted((sequence(corpus, tokenizer, random) for _ in range(POOL)), key=lambda made: len(made[0]))
+        pool = sorted(
+            (sequence(corpus, tokenizer, cut_share, random) for _ in range(POOL)), key=lambda made: len(made[0])
+        )
         found: list[list[Sequence]] = [[]]
         for made in pool:
             if (len(found[-1]) + 1) * len(made[0]) > BATCH_TOKENS:
@@ -147,11 +156,11 @@ def batches(corpus: Corpus, tokenizer: Tokenizer, random: Random) -> Iterator[li
         yield from found
 
 
-def sequence(corpus: Corpus, tokenizer: Tokenizer, random: Random) -> Sequence:
+def sequence(corpus: Corpus, tokenizer: Tokenizer, cut_share: float, random: Random) -> Sequence:
     if random.random() >= PLAIN_SHARE:
         turns = conversation(corpus, random)
         tokens, learned = tokens_of(turns, tokenizer)
-        rest = max(0, len(ids(tokenizer, turns[-1].text)) - CUT_TOKENS) if random.random() < CUT_SHARE else 0
+        rest = max(0, len(ids(tokenizer, turns[-1].text)) - CUT_TOKENS) if random.random() < cut_share else 0
         return tokens[: len(tokens) - rest], learned[: len(tokens) - rest]
     text = random.choice(random.choice(corpus.topics).answers)
     tokens = ids(tokenizer, text + END)
@@ -163,9 +172,9 @@ def ids(tokenizer: Tokenizer, text: str) -> list[int]:
     return found
 
 
-def trained(corpus: Corpus, tokenizer: Tokenizer, steps: int) -> dict[str, Any]:
-    weights = fresh(CONFIG)
-    mover, source = Mover(weights), batches(corpus, tokenizer, Random(SEED + 1))
+def train(out: Path, weights: dict[str, Any], source: Iterator[list[Sequence]], steps: int, rate: float) -> None:
+    """Move the weights, by so many batches, and write them now and then: `--start` can go on from there."""
+    mover = Mover(weights)
     print(f"{sum(weight.numel() for weight in weights.values()):,} parameters, {steps} steps", flush=True)
     began, seen, losses = time.monotonic(), 0, list[float]()
     for step in range(steps):
@@ -173,13 +182,16 @@ def trained(corpus: Corpus, tokenizer: Tokenizer, steps: int) -> dict[str, Any]:
         seen += sum(len(tokens) for tokens, _ in batch)
         loss = loss_of(weights, batch)
         loss.backward()
-        mover.step(min((step + 1) / WARM_STEPS, (steps - step) / (steps * DECAY_SHARE), 1.0))
+        mover.step(rate * min((step + 1) / WARM_STEPS, (steps - step) / (steps * DECAY_SHARE), 1.0))
         losses.append(loss.item())
         if not (step + 1) % REPORT_STEPS or step + 1 == steps:
-            recent = losses[-REPORT_STEPS:]
+            write_weights(out, weights)
+            loss_mean, used = np.mean(losses[-REPORT_STEPS:]), time.process_time()
             elapsed = time.monotonic() - began
-            print(f"step {step + 1}: loss {np.mean(recent):.4f}, {seen:,} tokens, {elapsed:.0f} s", flush=True)
-    return weights
+            print(
+                f"step {step + 1}: loss {loss_mean:.4f}, {seen:,} tokens, {elapsed:.0f} s, {used:.0f} s of CPU",
+                flush=True,
+            )
 
 
 def loss_of(weights: dict[str, Any], batch: list[Sequence]) -> Any:
@@ -236,13 +248,17 @@ def write_weights(folder: Path, weights: dict[str, Any]) -> None:
     (folder / "model.safetensors").write_bytes(b"".join(content))
 
 
+def read_weights(folder: Path) -> dict[str, Any]:
+    with opened(folder) as tensors:
+        return {name: torch.from_numpy(tensors[name]).requires_grad_() for name in fresh(CONFIG)}
+
+
 # --- The comparison ---------------------------------------------------------------------------------------
 
 
 def compare(folder: Path, tokenizer: Tokenizer) -> None:
     """The logits of PyTorch and of the engine for one text, and the greedy answers of both."""
-    with opened(folder) as tensors:
-        weights = {name: torch.from_numpy(tensors[name]) for name in fresh(CONFIG)}
+    weights = read_weights(folder)
     prompts = [
         ids(tokenizer, f"{USER}{question}{END}{ASSISTANT}")
         for question in ("What is Wiremesh?", "what does a router do", "Hello!", "Why is the sky blue?")

@@ -54,13 +54,15 @@ def _look(
     since: float,
     bound_s: float,
 ) -> None:
-    if stream.over is not None or stream.gone or stream.position > position or stream.rejects:
+    moved_on = stream.over is not None or stream.gone or stream.position > position
+    if moved_on or stream.rejects or stream.retried:
         return
     if stream.suspect and stream.alone:
         return  # it seems to have killed two: it waits for a verdict
     elsewhere = stream.holder != victim.label
-    if elsewhere and world.troubles[stream.holder_place].calm_since > since - CALM_BEFORE_S:
-        return  # it went to somebody else who is in trouble
+    in_trouble = world.troubles[stream.holder_place].calm_since > since - CALM_BEFORE_S
+    if elsewhere and (in_trouble or not stream.running):
+        return  # it went to somebody else, who is in trouble too or makes it wait its turn
     owner = world.troubles[stream.process.place]
     same_fault = owner.count <= 1 and owner.last == since  # a cut has two ends
     if owner.calm_since > since - CALM_BEFORE_S and not same_fault:

@@ -174,7 +174,8 @@ class Oracles:
         require(stream.over is None, "10 silence", f"{name} is placed after its end")
         require(message.attempt > stream.attempt, "8 attempts", f"{name}: {message.attempt} after {stream.attempt}")
         require(message.position == stream.position, "3 positions", f"{name} is placed at {message.position}")
-        require(message.limit <= stream.said + stream.window, "5 credit", f"{name}: {message.limit}")
+        most = max(stream.said + stream.window, stream.position)  # a hand-over may bring more than was granted
+        require(message.limit <= most, "5 credit", f"{name}: {message.limit}")
         self._remaining(process, stream, message)
         self._willing(process, link, name)
         self._resumes(stream, message, name)
@@ -224,9 +225,9 @@ class Oracles:
                 continue
             begins = stream.alone and stream.fruitless  # a suspect begins with its first credit, even if that is none
             self.suspects.allowed(process, grant)
-            rises = stream.limit - begins < grant.limit <= stream.said + stream.window
+            rises = (begins or stream.limit < grant.limit) and grant.limit <= stream.said + stream.window
             require(rises, "5 credit", f"{process.label}/{grant.request}: {grant.limit} after {stream.limit}")
-            stream.limit = grant.limit
+            stream.limit = max(stream.limit, grant.limit)
 
     def _chunk(self, process: "Process", link: Link, message: Chunk) -> None:
         assert link.target is not None
@@ -296,6 +297,9 @@ class Oracles:
                 stream.away[link.source.label] = self._clock.now + part.retry_ms / 1000
             else:
                 stream.running = not isinstance(part, Accept) or part.waiting == 0
+                request = process.node.owner.requests.get(part.request)
+                if request is not None and request.claim is not None:  # else it has moved on, and this is late
+                    stream.settled_at = self._clock.now
 
     def _current(self, process: "Process", link: Link, message: End | Error | Migrate | Reject) -> Stream | None:
         assert link.target is not None

@@ -45,6 +45,7 @@ class Stream:
         self.holder = ""
         self.holder_place = -1
         self.submitted_at = 0.0
+        self.settled_at = self.began  # when its owner heard that it was accepted
         self.limit = 0
         self.rejects = 0
         self.retried = 0  # failures that a holder called passing, and legs that it handed over

@@ -67,7 +67,8 @@ def _troubled(world: "World", stream: Stream) -> str | None:
 
 
 def _waited(world: "World", stream: Stream) -> float:
-    return world.clock.now - max(stream.began, stream.submitted_at) + stream.process.jumped_s
+    """At most since it was told that it had a place, or got a unit: it may have lost that place right then."""
+    return world.clock.now - max(stream.settled_at, stream.last_unit) + stream.process.jumped_s
 
 
 def _unavailable(world: "World", stream: Stream, end: Finish) -> str | None:
@@ -107,7 +108,7 @@ def _stalled(world: "World", stream: Stream, end: Finish) -> str | None:
 def _moved(world: "World", stream: Stream, end: Finish) -> str | None:
     if end.attempts <= stream.moves_max:
         return f"only {end.attempts} attempts"
-    causes = world.trouble_count + world.drain_count + stream.retried
+    causes = world.trouble_count + world.drain_count + stream.retried + _stalls(world, stream)
     return None if causes >= stream.moves_max else "it has hardly moved"
 
 
@@ -131,10 +132,14 @@ _RULES = {
 }
 
 
+def _stalls(world: "World", stream: Stream) -> int:
+    """How often its caller may have lost patience."""
+    return int((world.clock.now - stream.began + SLACK_S) / stream.stall_s) if stream.stall_s else 0
+
+
 def moves(world: "World", stream: Stream) -> None:
     """Invariant 22: a request moves for a reason."""
     causes = stream.rejects + 2 * world.trouble_count + world.drain_count + stream.retried
-    if stream.stall_s:
-        causes += int((world.clock.now - stream.began + SLACK_S) / stream.stall_s)
+    causes += _stalls(world, stream)
     name = f"{stream.process.label}/{stream.request}"
     require(stream.attempt <= 1 + causes, "22 moves", f"{name} is at attempt {stream.attempt}, with {causes} causes")

@@ -64,6 +64,11 @@ GETS: dict[str, tuple[str, type | None, str]] = {
     "/metrics": ("Prometheus metrics.", None, "text/plain"),
     "/version": ("The version of Wiremesh.", None, "application/json"),
 }
+EVENT = {
+    "type": "object",
+    "description": "An event: its data is a chunk as JSON, or [DONE].",
+    "properties": {"data": {"type": "string"}, "id": {"type": "string"}},
+}
 CODES: dict[str, tuple[str, ...]] = {
     "/health": ("503",),
     "/ready": ("503",),
@@ -103,7 +108,7 @@ def document(version: str) -> dict[str, Any]:
 def _post(post: Post) -> dict[str, Any]:
     content = {"application/json": {"schema": _reference(post.response)}}
     if post.streams:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+        content["text/event-stream"] = {"schema": EVENT}
     answers: dict[str, Any] = {"200": {"description": "The answer.", "content": content}}
     refused = ", ".join(f"`{name}`" for name in post.refused)
     return {

@@ -1,0 +1,198 @@
+"""Pure. Serving plans from seeds: small meshes, few requests, and everything that can be special about one."""
+
+from random import Random
+
+from mesh.routing import ROUTER as PLACES
+from mesh.simulation.plan import Fault, Work
+from nodes.names import GENERATE
+from nodes.simulation import faults
+from nodes.simulation.plan import CALM, FRONTEND, ROUTER, WORKER, ServingCall, ServingPlace, ServingPlan
+from nodes.simulation.plots import PLOTS, ROUTED, SWAYED
+from proto.messages import Role
+
+PROFILES = ("serving", CALM, "serving-drain")
+DRAIN = "serving-drain"
+HEAL_S = (3.5, 5.0, 8.5)  # long enough for a hang to be noticed, in a third of the seeds
+CALLS_FROM_S, CALLS_UNTIL = 0.3, 0.7  # the last call is made after that share of the time
+MEANWHILE_S = 1.5  # of a fault, in which there are calls too
+CALM_FROM_S = 1.5  # everybody is linked by then
+POLICIES = ("round_robin", "random", "power_of_two", "least_loaded")
+
+
+def draw(seed: int, profile: str = "serving") -> ServingPlan:
+    """The plan of a seed."""
+    random = Random(f"{seed}/serving/places")
+    plot = random.choice(("", "", "", "", "", "single", "rolling", *PLOTS)) if profile == "serving" else ""
+    places = _places(random, profile, plot)
+    heal_s = random.choice(HEAL_S) if profile != CALM else 3.5
+    calls = _calls(Random(f"{seed}/serving/calls"), places, profile, heal_s, plot)
+    plan = ServingPlan(seed, profile, places, calls, [], heal_s=heal_s)
+    if profile == CALM:
+        return plan
+    plan.stale = random.choice((0.0, 0.2, 0.6)) if profile != DRAIN else 0.0
+    if profile != DRAIN and random.random() < 0.1:
+        _by_seeds(plan)
+    random = Random(f"{seed}/serving/faults")
+    if plot in PLOTS:
+        plan.faults = PLOTS[plot](random, plan)
+    else:
+        plan.faults = _faults(random, plan, plot)
+        _crowd(Random(f"{seed}/serving/crowd"), plan)
+    plan.faults.sort(key=lambda fault: fault.at_s)
+    return plan
+
+
+def _faults(random: Random, plan: ServingPlan, plot: str) -> list[Fault]:
+    if plot == "rolling" or plan.profile == DRAIN:
+        return faults.rolling(random, plan)
+    return [faults.one(random, plan, random.choice(faults.SIMPLE))] if plot == "single" else faults.swarm(random, plan)
+
+
+# --- Places ----------------------------------------------------------------------------------------------------
+
+
+def _places(random: Random, profile: str, plot: str) -> list[ServingPlace]:
+    models = random.choice((["a"], ["a"], ["a", "b"])) if plot not in ROUTED else ["a"]
+    tight = profile == "serving" and random.random() < 0.5
+    workers = random.choice((1, 2, 2, 2, 3, 3)) if profile != DRAIN else random.choice((2, 3, 3))
+    workers = max(workers, 2) if plot in (*ROUTED, *SWAYED) else workers
+    places = []
+    for number in range(workers):
+        place = _worker(random, number, tight)
+        place.offers = [GENERATE + (models[0] if number == 0 else random.choice(models))]
+        places.append(place)
+    for number in range(max(random.choice((0, 1, 1, 2)), 1 + (plot in SWAYED) if plot in ROUTED else 0)):
+        router = ServingPlace(f"router{number}", int(Role.ROUTER), [PLACES], [GENERATE], kind=ROUTER)
+        router.policy = random.choice(POLICIES)
+        places.append(router)
+    for number in range(random.choice((1, 1, 1, 2, 2, 3))):
+        frontend = ServingPlace(f"frontend{number}", int(Role.COMPONENT), [], [GENERATE, PLACES], kind=FRONTEND)
+        places.append(frontend)
+    for place in places:
+        _vary(random, place, profile)
+    return places
+
+
+def _worker(random: Random, number: int, tight: bool) -> ServingPlace:
+    place = ServingPlace(f"worker{number}", int(Role.WORKER), kind=WORKER, slots=64, queue=24)
+    place.decode_ms = random.choice((25.0, 40.0, 60.0))
+    place.caching = random.random() < 0.8
+    place.engine = True  # its steps are its progress
+    if tight:
+        place.engine_slots = random.choice((1, 2, 4))
+        place.queue = random.choice((0, 1, 3, 24))
+        place.blocks = random.choice((44, 60, 160))  # one request always fits: 40 blocks are a context
+        place.step_tokens = random.choice((8, 16, 64))
+        place.hand_over = random.random() < 0.4
+    if tight and random.random() < 0.2:
+        place.engine_queue = random.choice((1, 2))  # the engine's own queue, shorter than the worker thinks
+        place.slots = place.engine_slots + 8
+    return place
+
+
+def _vary(random: Random, place: ServingPlace, profile: str) -> None:
+    place.newer = profile == "serving" and random.random() < 0.05
+    place.clock_s = random.choice((0.0, 1.0, 1000.0, 123456.7))
+    if random.random() < 0.2:
+        place.drift = random.uniform(-1e-4, 1e-4)
+    if random.random() < 0.2:
+        place.born_s = random.uniform(0.0, 1.0)
+
+
+def _by_seeds(plan: ServingPlan) -> None:
+    """No discovery: everybody is told of the first worker, and gossip does the rest."""
+    plan.discovery = False
+    for place in plan.places[1:]:
+        place.seeds = [0]
+
+
+# --- Calls -----------------------------------------------------------------------------------------------------
+
+
+def _calls(random: Random, places: list[ServingPlace], profile: str, heal_s: float, plot: str) -> list[ServingCall]:
+    frontends = [number for number, place in enumerate(places) if place.kind == FRONTEND]
+    endpoints = sorted({endpoint: None for place in places if place.kind == WORKER for endpoint in place.offers})
+    count = random.choice((3, 5, 8, 12))
+    cancels, slow_readers, mistakes, poison = (random.random() < share for share in (0.5, 0.4, 0.3, 0.3))
+    calls = []
+    for number in range(count):
+        call = _call(random, random.choice(frontends), random.choice(endpoints), number)
+        first_s = CALM_FROM_S if profile == CALM else CALLS_FROM_S
+        call.at_s = random.uniform(first_s, max(first_s + 1.0, CALLS_UNTIL * heal_s))
+        if cancels and random.random() < 0.4:
+            _cancel(random, call)
+        if slow_readers and random.random() < 0.3:
+            call.pace_ms, call.window = random.choice((20.0, 80.0)), random.choice((1, 2, 5, 16))
+        if mistakes and random.random() < 0.2:
+            call.wrong = random.choice(("token", "long", "payload"))
+        if profile == "serving":
+            _impatience(random, call)
+            if poison and number < 2 and random.random() < 0.7:
+                call.poison, call.wrong = True, ""
+        calls.append(call)
+    if plot == "storm" or (profile != DRAIN and random.random() < 0.2):
+        calls.extend(_flood(random, frontends, endpoints, calls))
+    return sorted(calls, key=lambda call: call.at_s)
+
+
+def _call(random: Random, frontend: int, endpoint: str, number: int) -> ServingCall:
+    call = ServingCall(0.0, frontend, endpoint, Work(number + 1, 0))
+    call.prompt = random.choice((1, 3, 8, 20, 40))
+    call.shared = random.choice((0, 0, 9, 24))
+    call.max_tokens = random.choice((0, 1, 4, 12, 12, 25, 50))
+    call.min_tokens = random.choice((0, 0, 0, 3))
+    if random.random() < 0.25:
+        call.stop_at = random.randrange(0, 12)
+    call.heeds_end = random.random() < 0.3
+    call.logprobs = random.choice((-1, -1, -1, -1, 0, 2))
+    call.priority = random.choice((0, 0, 0, -1, 1))
+    call.salt = random.choice(("", "", "", "salt"))
+    call.routed = random.random() < 0.85
+    call.policy = random.choice(POLICIES)
+    call.moves_max = random.choice((3, 3, 8))
+    if random.random() < 0.02:
+        call.prompt, call.shared, call.max_tokens, call.stop_at = 3, 0, 120, -1  # it runs for longer than a hang lasts
+    return call
+
+
+def _cancel(random: Random, call: ServingCall) -> None:
+    call.cancel = random.choice(("stop", "kill", "kill"))
+    call.when = random.choice(("at", "position", "end"))
+    if call.when == "at":
+        call.value = random.choice((0.0, 0.001, random.uniform(0, 0.1), random.uniform(0, 1.5)))
+    elif call.when == "position":
+        call.value = float(random.randint(1, max(1, call.max_tokens)))
+    else:
+        call.value = random.uniform(0.0, 0.002)
+
+
+def _impatience(random: Random, call: ServingCall) -> None:
+    if random.random() < 0.12:
+        call.timeout_s = random.choice((0.05, 0.5, 2.0, 6.0))
+    if random.random() < 0.1:
+        call.stall_s = random.choice((0.5, 1.0, 3.0))
+    if random.random() < 0.04:
+        call.pinned, call.policy = 0, "direct"
+
+
+def _flood(random: Random, frontends: list[int], endpoints: list[str], calls: list[ServingCall]) -> list[ServingCall]:
+    """Many short requests at once."""
+    at_s = random.choice(calls).at_s
+    frontend, endpoint = random.choice(frontends), random.choice(endpoints)
+    flood = []
+    for number in range(random.choice((10, 20, 30))):
+        call = ServingCall(at_s + random.uniform(0, 0.05), frontend, endpoint, Work(100 + number, 0))
+        call.prompt, call.max_tokens = random.choice((1, 3, 8)), random.choice((1, 1, 2, 5))
+        flood.append(call)
+    return flood
+
+
+def _crowd(random: Random, plan: ServingPlan) -> None:
+    """Some seeds have most of their calls shortly before a fault, when it hurts."""
+    if plan.faults and (plan.profile == DRAIN or random.random() < 0.6):
+        for call in plan.calls:
+            if random.random() < 0.8:
+                lasts_s = max(0.05, call.max_tokens * 0.04)
+                fault = random.choice(plan.faults)
+                during_s = min(fault.for_s, MEANWHILE_S) if random.random() < 0.4 else 0.0
+                call.at_s = max(CALLS_FROM_S, fault.at_s + random.uniform(-lasts_s, during_s))

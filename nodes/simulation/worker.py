@@ -1,0 +1,239 @@
+"""Pure. The process of a simulated worker: the real host core and a simulated engine, as `nodes.host.LoopHost` has it.
+
+An engine that raises ends its process at once, in the middle of the turn, as a real worker does: what it has gathered
+to say is lost.
+"""
+
+from collections.abc import Callable
+from math import inf
+from typing import TYPE_CHECKING, Any
+from zlib import crc32
+
+from msgspec import structs
+
+from mesh.core import Event, Failed, Finished, Halt, Hint, Leg, Pause, Progressed, Start, Stepped, Unpause, Yielded
+from mesh.settings import Settings
+from mesh.simulation.process import Process
+from mesh.simulation.violation import require
+from nodes.engines.contract import Job, Step
+from nodes.engines.sim import Crashed, Fault, SimEngine
+from nodes.host_core import PacedHost
+from nodes.simulation.plan import POISON, ServingPlace, engine_settings
+from proto.messages import Offer
+
+if TYPE_CHECKING:
+    from mesh.simulation.world import World
+
+DRIFT_S = 1e-3  # what a timer and a clock may differ by in a long step
+PULSE_S = 1.0  # as `nodes.host` has it
+SOON_S = 1e-5  # what a loop takes to come round
+
+
+def digest(data: bytes) -> int:
+    """64 bits that depend on all of it."""
+    return crc32(data) << 32 | crc32(data[::-1])
+
+
+class WatchedEngine(SimEngine):
+    """An engine that says which prompt it died of, and whom it still has."""
+
+    victim: Leg | None = None
+    begun: Callable[[Job], None]
+    found: Callable[[Job, int], None]
+
+    def submit(self, job: Job) -> str | None:
+        refusal = super().submit(job)
+        if refusal is None:
+            self.begun(job)
+        return refusal
+
+    def step(self) -> Step:
+        told = self._fault is Fault.CRASH
+        jobs = {running.key: running.job for running in (*self._scheduler.waiting, *self._scheduler.filling)}
+        try:
+            step = super().step()
+        except Crashed:
+            if not told:
+                dead = next(running for running in self._scheduler.filling if POISON in running.job.prompt)
+                self.victim = dead.key  # type: ignore[assignment]
+            raise
+        for output in step.outputs:
+            if output.cached_tokens:
+                self.found(jobs[output.key], output.cached_tokens)
+        return step
+
+    def holds(self, leg: Leg) -> bool:
+        """Whether a job is in it."""
+        return leg in self._scheduler._all
+
+
+class Run:
+    """What the books of a process hold for a leg that its engine runs."""
+
+    __slots__ = ("halting", "hinted", "inner", "leg", "over")
+
+    def __init__(self, leg: Leg) -> None:
+        self.leg = leg
+        self.inner = None
+        self.hinted = self.halting = self.over = False
+
+
+class Worker(Process):
+    """A process with an engine."""
+
+    def __init__(self, world: "World", place: int, incarnation: int, node: int, addresses: tuple[str, ...]) -> None:
+        self.place_of = world.plan.places[place]
+        assert isinstance(self.place_of, ServingPlace)
+        super().__init__(world, place, incarnation, node, addresses)
+        self.engine = WatchedEngine(engine_settings(self.place_of), digest)
+        judges: Any = self.oracles
+        self.engine.begun = lambda job: judges.begun(self, job)
+        self.engine.found = lambda job, tokens: judges.found_in_cache(self, job.key, tokens, job)
+        card = self.engine.start()
+        self.slots = card.slots
+        self.host = PacedHost(self.engine, card.vocabulary)
+        self.hands_over = self.place_of.hand_over
+        self.dying = False
+        self._armed_for = inf
+        self._turning = False
+
+    def _settings(self, node: int, incarnation: int) -> Settings:
+        return structs.replace(super()._settings(node, incarnation), engine=self.spec.offers[0])
+
+    def _offers(self) -> tuple[Offer, ...]:
+        assert isinstance(self.place_of, ServingPlace)
+        return tuple(Offer(endpoint, True, self.place_of.engine_slots) for endpoint in self.spec.offers)
+
+    def start(self) -> None:
+        """The first turn."""
+        super().start()
+        self.after(PULSE_S, self._pulse)
+
+    def _pulse(self) -> None:
+        """An engine with nothing to do is well."""
+        self.after(PULSE_S, self._pulse)
+        if not self.host.core.runs:
+            self.run(Progressed())
+
+    # --- The driver of the host ------------------------------------------------------------------------------
+
+    def _post(self, event: Event) -> None:
+        if isinstance(event, Finished | Failed | Yielded):
+            self.handlers.pop(event.leg, None)
+        elif isinstance(event, Stepped):
+            for leg, _, _ in event.made:
+                self.oracles.suspects.made(leg)
+        self.run(event)
+
+    def _arm(self) -> None:
+        if self._turning or self.dying:
+            return
+        due = self.host.deadline()
+        if due < self._armed_for:
+            self._armed_for = due
+            self.after(max(SOON_S, due - self.local()), self._turn_host, due)
+
+    def _turn_host(self, due: float) -> None:
+        if due != self._armed_for or self.dying:
+            return
+        self._armed_for = inf
+        self._turning = True
+        try:
+            self.host.turn(max(self.local(), due), self._post)
+        except Crashed:
+            self.dying = True
+            nemesis: Any = self.world.nemesis
+            self.clock.at(self.clock.now, nemesis.engine_died, self)
+        finally:
+            self._turning = False
+        self._look_at_room()
+        self._arm()
+
+    def _look_at_room(self) -> None:
+        load = self.engine.load()
+        if load.waiting or load.blocks_used * 2 > load.blocks_total or self.node.holder.slots.waiting:
+            self.last_full = self.clock.now
+
+    def could_start(self, since: float) -> bool:
+        """Whether there was room for one more leg all the time."""
+        return len(self.handlers) < self.slots and self.last_full < since
+
+    def check(self) -> None:
+        """Assert the invariants of host and engine."""
+        self.host.check()
+        self.engine.check()
+
+    # --- What a process does ---------------------------------------------------------------------------------
+
+    def wake(self, call: Any, *arguments: Any) -> None:
+        """Nothing more once the engine is dead."""
+        if not self.dying:
+            super().wake(call, *arguments)
+
+    def end_turn(self) -> None:
+        """What was gathered is lost with the engine."""
+        if not self.dying:
+            super().end_turn()
+
+    def _start(self, effect: Start) -> None:
+        run: Any = Run(effect.leg)
+        self.handlers[effect.leg] = run
+        self.oracles.started(self, run)
+        for event in self.host.start(effect, self.local()):
+            self._post(event)
+        self._arm()
+
+    def _hint(self, effect: Hint) -> None:
+        if effect.leg in self.handlers:
+            self.handlers[effect.leg].hinted = True
+        self.host.hint(effect, self.local())
+        self._arm()
+
+    def _halt(self, effect: Halt) -> None:
+        if effect.leg in self.handlers:
+            self.handlers[effect.leg].halting = True
+        self.host.halt(effect, self.local())
+        self._arm()
+        due = self.host.deadline()
+        if due < inf:
+            self.after(max(0.0, due - self.local()) + DRIFT_S, self._look_at_freed, effect.leg)
+
+    def _look_at_freed(self, leg: Leg) -> None:
+        """At the end of the step that ran when it was cancelled, its slot and its blocks are free."""
+        still = leg in self.handlers or self.engine.holds(leg)
+        require(not still or self.hung, "15 freed", f"{self.label} has not freed {leg} with the step that ran")
+
+    def _pause(self, effect: Pause) -> None:
+        """What credit does not allow waits in the node."""
+
+    def _unpause(self, effect: Unpause) -> None:
+        """See `_pause`."""
+
+    # --- What goes wrong with it -------------------------------------------------------------------------------
+
+    def hang(self) -> None:
+        """Its steps never end."""
+        self.hung = True
+        self.engine.fault(Fault.HANG)
+
+    def unhang(self) -> None:
+        """The step that hung is over."""
+        self.hung = False
+        self.heal_engine()
+
+    def jump(self, ahead_s: float) -> None:
+        """The step that runs may be over by now."""
+        super().jump(ahead_s)
+        self._armed_for = inf
+        self._arm()
+
+    def heal_engine(self) -> None:
+        """Nothing is wrong with the engine any more."""
+        self.engine.fault(Fault.NONE)
+        if self.alive:
+            self.wake(self._healed)
+
+    def _healed(self) -> None:
+        self.host.wake(self.local())
+        self._armed_for = inf
+        self._arm()

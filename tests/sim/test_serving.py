@@ -1,0 +1,246 @@
+"""Serving in the simulator: the stage of `nodes.simulation`, its reference, its stories, its judges and its mutants."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from launch import cli
+from mesh.simulation import mutants
+from mesh.simulation.mutations import MUTATIONS as OF_THE_MESH
+from mesh.simulation.plan import Fault, Work, from_json, to_json
+from mesh.simulation.violation import Violation
+from nodes.engines.contract import Ending, Job
+from nodes.generation import encode_logprobs, job_of
+from nodes.simulation import faults, plan, plots
+from nodes.simulation.draw import PROFILES, draw
+from nodes.simulation.mutations import MUTATIONS
+from nodes.simulation.plan import FRONTEND, POISON, ROUTER, WORKER, ServingCall, ServingPlace, ServingPlan
+from nodes.simulation.retries import BURST, Retries
+from nodes.simulation.stage import STAGE
+from nodes.simulation.worker import WatchedEngine, digest
+from nodes.simulation.world import ServingWorld
+from proto.errors import Reason
+from proto.messages import Error, Role
+
+ROOT = Path(__file__).parents[2]
+SEEDS = 12
+MUTANTS_MIN = 100  # with those of the mesh
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_invariant_holds(profile: str) -> None:
+    for seed in range(SEEDS):
+        result = STAGE.run(seed, profile)
+        assert not result.failed, f"seed {seed}: {result.invariant}: {result.text}"
+
+
+def test_the_command_knows_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["sim", "run", "--profile", "serving-calm", "--seeds", "0:3", "--jobs", "1"]) == 0
+    assert "3 seeds" in capsys.readouterr().out
+
+
+# --- What is drawn ---------------------------------------------------------------------------------------------
+
+
+def test_a_plan_is_all_there_is() -> None:
+    drawn = draw(7)
+    again = from_json(to_json(drawn), ServingPlan)
+    assert again == drawn
+    assert STAGE.world(again, None).run().digest == STAGE.world(drawn, None).run().digest
+
+
+def test_everything_is_drawn() -> None:
+    drawn = [draw(seed) for seed in range(400)]
+    kinds = {fault.kind for one in drawn for fault in one.faults}
+    assert kinds >= {*faults.SIMPLE} - {"router"} | {"drop_after_accept", "drop_after_go"}
+    calls = [call for one in drawn for call in one.calls]
+    for trait in ("poison", "wrong", "cancel", "timeout_s", "stall_s", "salt", "routed", "heeds_end", "pace_ms"):
+        assert len({bool(getattr(call, trait)) for call in calls}) == 2, trait
+    assert {place.kind for one in drawn for place in one.places} == {WORKER, FRONTEND, ROUTER}
+    assert {sum(place.kind == ROUTER for place in one.places) for one in drawn} == {0, 1, 2}
+
+
+@pytest.mark.parametrize("name", sorted(plots.PLOTS))
+def test_every_plot_is_told(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = []
+    plot = plots.PLOTS[name]
+    monkeypatch.setitem(plots.PLOTS, name, lambda random, plan: told.append(plan) or plot(random, plan))
+    for seed in range(60):
+        draw(seed)
+    assert told
+    result = ServingWorld(told[0]).run()
+    assert not result.failed, f"{result.invariant}: {result.text}"
+
+
+# --- The reference ---------------------------------------------------------------------------------------------
+
+CALLS = st.builds(
+    ServingCall,
+    at_s=st.just(0.0), place=st.just(0), endpoint=st.just("generate/a"),
+    work=st.builds(Work, st.integers(1, 40), st.just(0)),
+    prompt=st.integers(1, 60), shared=st.integers(0, 24), max_tokens=st.integers(0, 120), min_tokens=st.integers(0, 9),
+    stop_at=st.integers(-1, 12), heeds_end=st.booleans(), logprobs=st.integers(-1, 3),
+)  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None)
+@given(call=CALLS)
+def test_the_reference_is_what_an_engine_says(call: ServingCall) -> None:
+    prompt = plan.prompt_of(call)
+    wanted = plan.generation_of(call, prompt)
+    tokens, stops = plan.undisturbed(wanted, prompt)
+    engine = WatchedEngine(plan.engine_settings(ServingPlace("worker", int(Role.WORKER))), digest)
+    begun: list[Job] = []
+    engine.begun, engine.found = begun.append, lambda job, count: None
+    job = job_of("key", wanted, prompt, [], plan.VOCABULARY)
+    assert engine.submit(job) is None and (begun == [job])
+    said: list[int] = []
+    rows: list[bytes] = []
+    ending = None
+    while ending is None:
+        for output in engine.step().outputs:
+            said += output.tokens
+            rows += map(encode_logprobs, output.logprobs)
+            ending = output.ending
+    assert said == tokens
+    assert ending is (Ending.STOP if stops else Ending.LENGTH)
+    assert rows == (plan.rows(tokens, prompt, call.logprobs) if call.logprobs >= 0 else [])
+
+
+# --- Stories ---------------------------------------------------------------------------------------------------
+
+
+def mesh(workers: int, calls: list[ServingCall], *faults_: Fault, routers: int = 1) -> ServingPlan:
+    places = [
+        ServingPlace(f"worker{number}", int(Role.WORKER), ["generate/a"], slots=64, queue=24, engine=True)
+        for number in range(workers)
+    ]
+    for number in range(routers):
+        kinds = {"offers": ["wiremesh.router.best_worker"], "wants": ["generate/"], "kind": ROUTER}
+        places.append(ServingPlace(f"router{number}", int(Role.ROUTER), **kinds))  # type: ignore[arg-type]
+    wants = ["generate/", "wiremesh.router.best_worker"]
+    places.append(ServingPlace("frontend", int(Role.COMPONENT), wants=wants, kind=FRONTEND))
+    for call in calls:
+        call.place = len(places) - 1
+    return ServingPlan(1, "serving", places, calls, list(faults_), heal_s=6.0)
+
+
+def call(number: int, at_s: float = 1.0, **more: object) -> ServingCall:
+    return ServingCall(at_s, 0, "generate/a", Work(number, 0), prompt=8, **{"max_tokens": 20, **more})  # type: ignore[arg-type]
+
+
+def test_a_poison_kills_two_and_nobody_else_is_blamed() -> None:
+    world = ServingWorld(mesh(3, [call(1, 1.2, poison=True), *(call(number) for number in range(2, 9))]))
+    result = world.run()
+    assert not result.failed, f"{result.invariant}: {result.text}"
+    assert result.reasons == {"poison": 1, "length": 7}
+    assert next(stream.kills for stream in world.oracles.streams if stream.prompt[0] == POISON) == 2  # type: ignore[attr-defined]
+
+
+def test_with_all_routers_gone_everything_is_placed() -> None:
+    deaths = [Fault(0.9, "crash", place, for_s=3.0) for place in (2, 3)]
+    result = ServingWorld(mesh(2, [call(number) for number in range(1, 7)], *deaths, routers=2)).run()
+    assert not result.failed, f"{result.invariant}: {result.text}"
+    assert result.reasons == {"length": 6}
+    assert not result.stats.get("requests.routed", 0)
+
+
+def test_an_engine_that_hangs_in_its_first_step_is_left() -> None:
+    world = ServingWorld(mesh(2, [call(number, 0.9) for number in range(1, 5)], Fault(0.8, "hang", 0, for_s=8.0)))
+    world.plan.heal_s = 9.5
+    result = world.run()
+    assert not result.failed, f"{result.invariant}: {result.text}"
+    assert result.reasons == {"length": 4}
+    assert result.stats["requests.moved"] > 0
+
+
+def test_preempted_streams_go_elsewhere_and_on() -> None:
+    calls = [call(number, 1.0 + number / 50, max_tokens=60) for number in range(1, 9)]
+    crowded = mesh(2, calls)
+    for place in crowded.places:
+        place.blocks, place.hand_over = 42, True
+    result = ServingWorld(crowded).run()
+    assert not result.failed, f"{result.invariant}: {result.text}"
+    assert result.stats["requests.migrated"] > 0
+    assert set(result.reasons) <= {"length", "unavailable"}
+
+
+# --- The judges ------------------------------------------------------------------------------------------------
+
+
+class Someone:
+    """A process with requests, as the judge of retries sees it."""
+
+    label = "someone"
+    now = 0.0
+
+    def __init__(self) -> None:
+        self.node = self
+        self.owner = self
+        self.requests = {1: None}
+
+    def local(self) -> float:
+        return self.now
+
+
+def test_retries_are_counted() -> None:
+    judge, someone = Retries(), Someone()
+
+    def retry() -> None:
+        judge.heard(someone, Error(1, 1, 0, int(Reason.BUSY), True))  # type: ignore[arg-type]
+        judge.handled(someone)  # type: ignore[arg-type]
+
+    for _ in range(int(BURST)):
+        retry()
+    with pytest.raises(Violation, match="22 retries"):
+        retry()
+    someone.now = 0.1
+    retry()
+    someone.requests = {}
+    retry()  # it was given up: that is no retry
+
+
+# --- Mutants ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
+def test_each_mutant_fits_in_one_place(mutation: mutants.Mutation) -> None:
+    text = (ROOT / mutation.file).read_text()
+    assert text.count(mutation.old) == 1, "its old text must occur exactly once: change it together with the core"
+    compile(text.replace(mutation.old, mutation.new), mutation.file, "exec")
+
+
+def test_there_are_enough() -> None:
+    names = [mutation.name for mutation in (*MUTATIONS, *OF_THE_MESH)]
+    assert len(names) == len(set(names)) >= MUTANTS_MIN
+
+
+@pytest.mark.parametrize("name", ["generated_forgotten", "suspect_not_asked", "router_herds"])
+def test_mutants_are_noticed(name: str) -> None:
+    found = mutants.run(name, 60, STAGE.module)
+    assert found["seed"] >= 0, found
+
+
+# --- Determinism -----------------------------------------------------------------------------------------------
+
+PROGRAM = """
+from nodes.simulation.stage import STAGE
+print([STAGE.run(seed, "serving").digest for seed in range(4)])
+"""
+
+
+def test_everywhere_the_same() -> None:
+    def elsewhere(hash_seed: str) -> str:
+        environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+        command = [sys.executable, "-c", PROGRAM]
+        return subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    here = [STAGE.run(seed, "serving").digest for seed in range(4)]
+    assert elsewhere("1") == elsewhere("2") == repr(here)
