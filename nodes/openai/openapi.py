@@ -106,7 +106,7 @@ def document(version: str) -> dict[str, Any]:
 
 
 def _post(post: Post) -> dict[str, Any]:
-    content = {"application/json": {"schema": _reference(post.response)}}
+    content: dict[str, Any] = {"application/json": {"schema": _reference(post.response)}}
     if post.streams:
         content["text/event-stream"] = {"schema": EVENT}
     answers: dict[str, Any] = {"200": {"description": "The answer.", "content": content}}

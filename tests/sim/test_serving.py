@@ -17,6 +17,7 @@ from mesh.simulation.violation import Violation
 from nodes.engines.contract import Ending, Job
 from nodes.generation import encode_logprobs, job_of
 from nodes.simulation import faults, plan, plots
+from nodes.simulation.caller import ServingStream
 from nodes.simulation.draw import PROFILES, draw
 from nodes.simulation.mutations import MUTATIONS
 from nodes.simulation.plan import FRONTEND, POISON, ROUTER, WORKER, ServingCall, ServingPlace, ServingPlan
@@ -130,8 +131,9 @@ def mesh(workers: int, calls: list[ServingCall], *faults_: Fault, routers: int =
     return ServingPlan(1, "serving", places, calls, list(faults_), heal_s=6.0)
 
 
-def call(number: int, at_s: float = 1.0, **more: object) -> ServingCall:
-    return ServingCall(at_s, 0, "generate/a", Work(number, 0), prompt=8, **{"max_tokens": 20, **more})  # type: ignore[arg-type]
+def call(number: int, at_s: float = 1.0, max_tokens: int = 20, poison: bool = False) -> ServingCall:
+    work = Work(number, 0)
+    return ServingCall(at_s, 0, "generate/a", work, prompt=8, max_tokens=max_tokens, poison=poison)
 
 
 def test_a_poison_kills_two_and_nobody_else_is_blamed() -> None:
@@ -139,7 +141,8 @@ def test_a_poison_kills_two_and_nobody_else_is_blamed() -> None:
     result = world.run()
     assert not result.failed, f"{result.invariant}: {result.text}"
     assert result.reasons == {"poison": 1, "length": 7}
-    assert next(stream.kills for stream in world.oracles.streams if stream.prompt[0] == POISON) == 2  # type: ignore[attr-defined]
+    streams = [stream for stream in world.oracles.streams if isinstance(stream, ServingStream)]
+    assert [stream.kills for stream in streams if stream.prompt[0] == POISON] == [2]
 
 
 def test_with_all_routers_gone_everything_is_placed() -> None:
