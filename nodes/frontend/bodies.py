@@ -20,7 +20,7 @@ async def read_body(wire: Wire, bytes_max: int) -> bytes | Problem:
     if declared.isdigit() and int(declared) > discard_max:
         return _never(wire, bytes_max)
     message = await wire.receive()
-    body = message.get("body", b"")
+    body: bytes = message.get("body", b"")
     if message.get("more_body"):
         pieces, total = [body], len(body)
         while message.get("more_body"):

@@ -138,7 +138,7 @@ class ServingOracles(Oracles):
 
     def begun(self, worker: Worker, job: Job) -> None:
         """An engine has got a job: what it computes may be found by others from now on."""
-        whole = [*job.prompt, *continuation([*job.prompt, *job.generated], job.max_tokens, SAID)]
+        whole = [*job.prompt, *continuation(job.prompt, job.max_tokens, SAID)]
         self._begun.setdefault(worker.label, []).append((job.key, job.cache_salt, whole))
 
     def _cached(self, stream: ServingStream, end: Finish) -> str | None:
