@@ -1,7 +1,8 @@
 """Shell. Makes the demo model: tokenizer, training, files, and a comparison with the engine that will serve it.
 
     python launch/demo_model/train.py --out FIRST
-    python launch/demo_model/train.py --out DIR --start FIRST --cut-share 0.85 --rate 0.5
+    python launch/demo_model/train.py --out SECOND --start FIRST --cut-share 0.85 --rate 0.5
+    python launch/demo_model/train.py --out DIR --start FIRST SECOND --steps 0
 
 It needs `torch` beside Wiremesh, one core, and the time that README.md says.
 """
@@ -81,7 +82,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Train Wiremesh's demo model.")
     parser.add_argument("--out", type=Path, required=True, help="the model's directory")
     parser.add_argument("--steps", type=int, default=2000, help=f"of {BATCH_TOKENS} tokens")
-    parser.add_argument("--start", type=Path, help="a directory that an earlier run made, to go on from")
+    parser.add_argument("--start", type=Path, nargs="+", help="what earlier runs made, to go on from its average")
     parser.add_argument("--cut-share", type=float, default=0.5, help="of the conversations, whose last answer is cut")
     parser.add_argument("--rate", type=float, default=1.0, help="of the largest learning rates")
     parser.add_argument("--threads", type=int, default=1)
@@ -94,12 +95,13 @@ def main() -> int:
     torch.manual_seed(SEED)
     corpus = corpus_of([path.read_text() for path in sorted((FOLDER / "corpus").glob("*.txt"))])
     if given.start:
-        tokenizer, weights = Tokenizer.from_file(str(given.start / "tokenizer.json")), read_weights(given.start)
+        tokenizer, weights = Tokenizer.from_file(str(given.start[0] / "tokenizer.json")), averaged(given.start)
     else:
         tokenizer, weights = trained_tokenizer(corpus, Random(SEED)), fresh(CONFIG)
     given.out.mkdir(parents=True, exist_ok=True)
     write_texts(given.out, tokenizer)
     source = batches(corpus, tokenizer, given.cut_share, Random(f"{SEED} {given.start is None}"))
+    write_weights(given.out, weights)
     train(given.out, weights, source, given.steps, given.rate)
     compare(given.out, tokenizer)
     return 0
@@ -251,6 +253,13 @@ def write_weights(folder: Path, weights: dict[str, Any]) -> None:
 def read_weights(folder: Path) -> dict[str, Any]:
     with opened(folder) as tensors:
         return {name: torch.from_numpy(tensors[name]).requires_grad_() for name in fresh(CONFIG)}
+
+
+def averaged(folders: list[Path]) -> dict[str, Any]:
+    """Of runs of one family: better than each of them, as if the last had ended with a falling rate."""
+    many = [read_weights(folder) for folder in folders]
+    names = many[0]
+    return {name: torch.stack([one[name].detach() for one in many]).mean(0).requires_grad_() for name in names}
 
 
 # --- The comparison ---------------------------------------------------------------------------------------

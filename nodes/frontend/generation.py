@@ -69,18 +69,21 @@ class Generation:
         events: list[bytes] = []
         if self.done:
             return events
-        if self.first_s < 0:
-            self._first(touched, now)
+        if self.first_s < 0 and any(choice.arrived for choice in touched):
+            self._first(events, now)
         for choice in touched:
             choice.show(events, now, self._gap)
             if choice.taken - choice.told >= self._step or choice.outcome or choice.problem is not None:
                 self._notice(choice, events)
         return events
 
-    def _first(self, touched: Sequence[Choice], now: float) -> None:
-        if any(choice.arrived for choice in touched):
-            self.first_s = now - self.began
-            self.tally.first_token(self.answer.demand.model, self.first_s)
+    def _first(self, events: list[bytes], now: float) -> None:
+        """The first token. Some clients know choices by the order in which they come, so all are opened in order."""
+        self.first_s = now - self.began
+        demand = self.answer.demand
+        self.tally.first_token(demand.model, self.first_s)
+        if demand.chat is not None and len(self.choices) > 1:
+            events += [choice.chunks.opening() for choice in self.choices if choice.chunks is not None]
 
     def _notice(self, choice: Choice, events: list[bytes]) -> None:
         """A choice has ended, or has read a good part of its window."""

@@ -13,7 +13,7 @@ from nodes.frontend.generation import Generation
 from nodes.frontend.tally import Tally
 from nodes.generation import encode_logprobs
 from nodes.openai.chunks import DONE, Chunks
-from nodes.openai.demand import Demand, Kind
+from nodes.openai.demand import Chat, Demand, Kind
 from nodes.openai.responses import Answer
 from nodes.text.stop import Scanner, Stops
 from nodes.text.stream import TextStream
@@ -27,9 +27,17 @@ TOKENIZER = byte_level()
 class Stage:
     """A generation with its choices, and what a shell would do for it."""
 
-    def __init__(self, choices: int = 1, stream: bool = True, stops: tuple[str, ...] = (), logprobs: int = -1) -> None:
+    def __init__(
+        self,
+        choices: int = 1,
+        stream: bool = True,
+        stops: tuple[str, ...] = (),
+        logprobs: int = -1,
+        chat: Chat | None = None,
+    ) -> None:
+        kind = Kind.COMPLETION if chat is None else Kind.CHAT
         demand = Demand(
-            kind=Kind.COMPLETION, model="m", stream=stream, logprobs=logprobs, choices=choices, usage=stream
+            kind=kind, model="m", stream=stream, logprobs=logprobs, choices=choices, usage=stream, chat=chat
         )
         answer = Answer("cmpl-1", 1, demand)
         self.tally = Tally()
@@ -155,3 +163,18 @@ def test_times_are_measured() -> None:
     stage.turn()
     assert choice.longest_s == pytest.approx(1.01)
     assert stage.tally.token_gap_s.count == 1 and stage.tally.token_gap_s.sum == pytest.approx(0.505)
+
+
+@pytest.mark.parametrize("first", [0, 1, 2])
+def test_the_choices_of_a_chat_are_opened_in_order_whoever_is_first(first: int) -> None:
+    stage = Stage(choices=3, chat=Chat([{"role": "user", "content": "hi"}]))
+    stage.generation.choices[first].deliver(0, (), TOKENIZER.encode("hello"))
+    stage.turn()
+    shown = [chunk["choices"][0] for chunk in chunks(b"".join(stage.events))]
+    assert [(choice["index"], choice["delta"].get("role")) for choice in shown[:3]] == [
+        (0, "assistant"),
+        (1, "assistant"),
+        (2, "assistant"),
+    ]
+    assert {choice["index"] for choice in shown[3:]} == {first}
+    assert not any("role" in choice["delta"] for choice in shown[3:])
