@@ -68,7 +68,7 @@ class Owner:
         for kind, number in self._timers.due(now):
             request = self.requests[number]
             if kind == DEADLINE:
-                self._finish(request, Reason.DEADLINE, now, text=f"not done within {request.ask.timeout_s:g} s")
+                self._finish(request, Reason.DEADLINE, now)
             elif kind == STALL:
                 self._look_at_stall(request, now)
             else:

@@ -170,7 +170,9 @@ class Request:
         return self.homeless + (MOVED_PATIENCE_S if self.started else self.ask.patience_s)
 
     def finish(self, reason: Reason, name: str, text: str) -> Finish:
-        """The last effect about it."""
+        """The last effect about it. That time is up is for either side to notice, in the same words."""
+        if reason is Reason.DEADLINE:
+            text = f"not done within {self.ask.timeout_s:g} s"
         history = self.attempt, tuple(self.nodes), self.cached, self.why
         return Finish(self.number, reason, self.position, name, text, self.retry_ms, *history)
 
