@@ -3,6 +3,7 @@
 import argparse
 import http.client
 import os
+import signal
 import ssl
 import sys
 import time
@@ -177,6 +178,7 @@ class Talk:
 
     def run(self) -> int:
         """Until the user leaves."""
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
         with suppress(ImportError):
             import readline  # noqa: F401  # To import it gives input() its editing and its history.
         self._note(f"{self._conversation.model}: /help tells what else there is, Ctrl-D leaves")

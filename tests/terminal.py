@@ -4,6 +4,7 @@ import os
 import select
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,8 +26,10 @@ class Terminal:
 
     def until(self, part: str) -> None:
         """Read until `part` comes, after what was waited for before."""
+        end = time.monotonic() + PATIENCE_S
         while part not in self.text[self._seen :]:
-            assert select.select([self._ours], [], [], PATIENCE_S)[0], f"no {part!r} in {self.text}"
+            left_s = max(0.0, end - time.monotonic())
+            assert select.select([self._ours], [], [], left_s)[0], f"no {part!r} in {self.text[-10_000:]}"
             self.text += os.read(self._ours, 65_536).decode()
         self._seen = self.text.index(part, self._seen) + len(part)
 
