@@ -14,6 +14,7 @@ from time import perf_counter
 from typing import NamedTuple
 
 from proto import codec
+from proto.basics import LegName, Message
 from proto.errors import RemoteError
 from proto.messages import (
     Accept,
@@ -29,9 +30,7 @@ from proto.messages import (
     Grant,
     Hello,
     Ignored,
-    LegName,
     Load,
-    Message,
     Migrate,
     Offer,
     Part,

@@ -29,8 +29,8 @@ from msgspec import Struct
 from nodes.routing.advisor import Advisor, Asked
 from nodes.routing.hashes import pack, unpack
 from nodes.routing.knobs import Knobs
-from nodes.routing.wire import Blocks, Change, Kind, Settled, Wish
-from proto.messages import LegName
+from proto.basics import LegName
+from proto.placing import Blocks, Change, Kind, Settled, Wish
 
 PREFIXES = 16
 PREFIX_BLOCKS = 64

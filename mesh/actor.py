@@ -142,8 +142,7 @@ class Actor:
         )
 
     def _offers(self) -> tuple[Offer, ...]:
-        offers = tuple(endpoint.offer() for endpoint in self.endpoints.values())
-        return (*offers, self._host.offer()) if self._host else offers
+        return (*(one.offer() for one in self.endpoints.values()), *([self._host.offer()] if self._host else ()))
 
     async def _join(self) -> None:
         for remark in self._arrangement.remarks:
@@ -315,6 +314,7 @@ class Actor:
             core.Remark: self._remark,
             core.Finish: self._finish,
             core.Start: self._start,
+            core.Go: lambda effect: self._runs(effect.leg).go(effect),
             core.Hint: lambda effect: self._runs(effect.leg).hint(effect),
             core.Halt: lambda effect: self._runs(effect.leg).halt(effect),
             core.Pause: self.runner.pause,

@@ -4,7 +4,8 @@ from collections.abc import Iterable
 
 from mesh.core import Leg
 from proto import limits
-from proto.messages import LegName, Ping, Sync
+from proto.basics import LegName
+from proto.messages import Ping, Sync
 from proto.request import mix
 
 MISMATCHES_BEFORE_SYNC = 2  # one differing digest is a message under way; two in a row are a difference

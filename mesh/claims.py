@@ -1,7 +1,8 @@
 """Pure. The legs that this node has on others, as their owner: by name, by peer, and their digest for heartbeats."""
 
+from proto.basics import LegName
 from proto.errors import Reason
-from proto.messages import Cancel, LegName, Strength, Sync
+from proto.messages import Cancel, Strength, Sync
 from proto.request import OWNER, Leg, Verb, mix, receive, send
 
 

@@ -10,8 +10,10 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from proto.basics import Message, Tokens
 from proto.errors import Reason
-from proto.messages import Ignored, Message, Record, Strength, Tokens
+from proto.messages import Ignored, Record, Strength
+from proto.placing import Wish
 
 
 class Leg(Struct, frozen=True, array_like=True, gc=False, cache_hash=True):
@@ -102,6 +104,7 @@ class Ask(Struct):
     moves_max: int = 8  # placements after a loss, in a row without a new unit
     trace: str = ""
     metadata: dict[str, str] = {}
+    wish: Wish | None = None  # what a router is told of the prompt
 
 
 class Consumed(Struct, gc=False):
@@ -145,6 +148,13 @@ class Checkpointed(Struct, gc=False):
     state: bytes
 
 
+class Prepared(Struct, gc=False):
+    """What a later leg of its request needs lies there, or will: Handed."""
+
+    leg: Leg
+    handle: bytes
+
+
 class Finished(Struct, gc=False):
     """What `Start` started has returned, and its room is free."""
 
@@ -167,6 +177,7 @@ class Yielded(Struct, gc=False):
 
     leg: Leg
     reason: Reason | None = None  # PREEMPT: nobody halted it, its room was needed
+    handle: bytes = b""  # where what it had in its cache lies, for who goes on
 
 
 class Progressed(Struct, gc=False):
@@ -276,6 +287,16 @@ class Start(Struct):
     deadline: float  # on the local clock; inf without one
     trace: str
     metadata: dict[str, str]
+    handles: Sequence[bytes] = ()  # where what earlier legs, or an earlier holder, made for it lies
+    awaits: bool = False  # no unit before Go
+
+
+class Go(Struct, gc=False):
+    """To a leg that awaits: these units were made elsewhere; go on after them."""
+
+    leg: Leg
+    position: int
+    tokens: Sequence[int]
 
 
 class Hint(Struct, gc=False):
@@ -288,6 +309,7 @@ class Halt(Struct, gc=False):
     """End a leg now. Comes back as Yielded, Finished or Failed, whichever happens first."""
 
     leg: Leg
+    keep: bool = False  # it goes on elsewhere: offer what it has in its cache
 
 
 class Pause(Struct, gc=False):
@@ -344,12 +366,12 @@ class PeerChanged(Struct, gc=False):
 Event = (
     Heard | Garbled | LinkDown | Found | Lost | Seed | Want | Tick
     | Ask | Consumed | Abandon
-    | Produced | Stepped | Checkpointed | Finished | Failed | Yielded | Progressed | Leave | Overdue
+    | Produced | Stepped | Checkpointed | Prepared | Finished | Failed | Yielded | Progressed | Leave | Overdue
 )  # fmt: skip
 Effect = (
     Open | Close | Transmit | Announce | Instances | Remark
     | Deliver | Finish
-    | Start | Hint | Halt | Pause | Unpause | Departed
+    | Start | Go | Hint | Halt | Pause | Unpause | Departed
 )  # fmt: skip
 Inner = PeerUp | PeerDown | PeerHung | PeerChanged | Received  # what `mesh.peers` tells the request cores
 

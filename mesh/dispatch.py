@@ -10,12 +10,12 @@ from typing import Any
 from mesh.claims import Claims
 from mesh.peer import Peer
 from mesh.placing import Placing
-from mesh.ports import Ports
+from mesh.ports import Ports, Table
 from mesh.request import Request
 from mesh.timers import Timers
 from proto import limits
 from proto.errors import Reason
-from proto.messages import Place, Placed
+from proto.placing import Place, Placed
 
 ROUTER_S = 0.25  # a router answers within a millisecond; one that does not is not worth waiting for
 VERDICT_S = 2.0  # a node that lost its link but lives is back within that: a backoff and a handshake
@@ -43,6 +43,7 @@ class Dispatch:
         self._send = ports.send
         self._count = ports.count
         self._finish = finish
+        self.table: Table = {Placed: self.placed}
         self.kinds: dict[str, Callable[[Request, float], Any]] = {WAIT: self._waited, ROUTE: self._router_late}
 
     def place(self, request: Request, now: float) -> None:

@@ -22,18 +22,7 @@ from mesh.timers import Timers
 from mesh.tombstones import Tombstones
 from proto import codec, limits, request
 from proto.errors import Reason, RemoteError
-from proto.messages import (
-    Accept,
-    Cancel,
-    Cancelled,
-    Credit,
-    Fate,
-    Load,
-    Ping,
-    Reject,
-    Strength,
-    Submit,
-)
+from proto.messages import Accept, Cancel, Cancelled, Credit, Fate, Load, Ping, Reject, Strength, Submit
 from proto.request import HOLDER, Leg, Verb, digest, send, verb
 
 BUSY_RETRY_MS = 100  # when all room is taken; engines that know better will say so

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from mesh.core import Event, Finish, Halt, Hint, Leg, Start
+from mesh.core import Event, Finish, Go, Halt, Hint, Leg, Start
 from proto.messages import Offer
 
 
@@ -29,6 +29,10 @@ class Host(Protocol):
 
     def start(self, start: Start) -> None:
         """Run a leg."""
+        ...
+
+    def go(self, go: Go) -> None:
+        """A leg that awaits may make units now, after these."""
         ...
 
     def hint(self, hint: Hint) -> None:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from mesh.held import Held, Stretch
 from proto import codec, limits
-from proto.messages import Chunk, Message, Part
+from proto.basics import Message
+from proto.messages import Chunk, Part
 
 PART_BYTES = 16  # numbers and headers of a part
 TOKEN_BYTES = 5  # the largest token id

@@ -22,7 +22,7 @@ from mesh.request import Request
 from mesh.timers import Timers
 from proto import codec
 from proto.errors import Reason, RemoteError
-from proto.messages import Accept, Cancel, Cancelled, Chunk, End, Error, Migrate, Part, Placed, Reject, Strength, Sync
+from proto.messages import Accept, Cancel, Cancelled, Chunk, End, Error, Migrate, Part, Reject, Strength, Sync
 from proto.request import OWNER, Leg, Verb, send
 
 MIGRATIONS_MAX = 64  # moves that a holder asked for: a rolling restart of that many nodes during one request
@@ -53,7 +53,7 @@ class Owner:
             Migrate: self._migrate,
             Cancelled: self._cancelled,
             Sync: self._sync,
-            Placed: self._dispatch.placed,
+            **self._dispatch.table,
         }
         self.received = partial(receive, table, ports)
 

@@ -19,20 +19,9 @@ from mesh.sessions import Sessions
 from mesh.settings import Settings
 from mesh.strangers import Strangers
 from proto import limits
+from proto.basics import Message
 from proto.errors import Reason
-from proto.messages import (
-    Bye,
-    Drain,
-    Gossip,
-    Hello,
-    Ignored,
-    Load,
-    Message,
-    Ping,
-    Pong,
-    Reset,
-    Welcome,
-)
+from proto.messages import Bye, Drain, Gossip, Hello, Ignored, Load, Ping, Pong, Reset, Welcome
 from proto.session import Sign, State
 
 STEADY_S = 10.0  # a peer that was up for that long starts with a short backoff again

@@ -6,8 +6,8 @@ from typing import Any
 from msgspec import Struct
 
 from mesh.core import Effect
+from proto.basics import Message
 from proto.errors import Reason, RemoteError
-from proto.messages import Message
 
 
 class Ports(Struct, frozen=True):

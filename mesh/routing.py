@@ -10,7 +10,9 @@ from random import Random
 
 from mesh.peer import Peer
 from mesh.placement import POLICIES, Candidate, load
-from proto.messages import Load, Message, Place, Placed
+from proto.basics import Message
+from proto.messages import Load
+from proto.placing import Place, Placed
 
 ROUTER = "wiremesh.router.best_worker"  # who serves this endpoint answers Place
 

@@ -20,6 +20,7 @@ from mesh.core import (
     Event,
     Failed,
     Finished,
+    Go,
     Halt,
     Hint,
     Leg,
@@ -94,6 +95,9 @@ class Runner:
         run = self._runs.get(hint.leg)
         if run is not None:
             run.context.stop()
+
+    def go(self, go: Go) -> None:
+        """Nothing: a handler waits for no other leg."""
 
     def halt(self, halt: Halt) -> None:
         """End a leg now, as far as its handler lets us."""

@@ -15,7 +15,8 @@ from mesh.settings import Settings
 from mesh.strangers import Strangers
 from mesh.timers import Timers
 from proto import limits, rights
-from proto.messages import Hello, Message, Record, Welcome
+from proto.basics import Message
+from proto.messages import Hello, Record, Welcome
 from proto.session import Sign, State, step
 
 

@@ -11,7 +11,7 @@ from math import inf
 from queue import Empty, SimpleQueue
 from typing import Protocol
 
-from mesh.core import Event, Failed, Halt, Hint, Leg, Progressed, Start
+from mesh.core import Event, Failed, Go, Halt, Hint, Leg, Progressed, Start
 from mesh.host import Host
 from nodes.engines.contract import Card, Engine, EngineLoad, Step
 from nodes.host_core import Applied, Command, Counts, HostCore, PacedHost, apply
@@ -92,6 +92,9 @@ class LoopHost:
         for event in self._paced.start(start, self._loop.time()):
             self._post(event)
         self._arm()
+
+    def go(self, go: Go) -> None:
+        """Nothing yet waits."""
 
     def halt(self, halt: Halt) -> None:
         self._paced.halt(halt, self._loop.time())
@@ -189,6 +192,9 @@ class ThreadHost:
             self._post(job)
         else:
             self._commands.put(job)  # type: ignore[arg-type]
+
+    def go(self, go: Go) -> None:
+        """Nothing yet waits."""
 
     def halt(self, halt: Halt) -> None:
         self._tell(self._core.halt(halt, self._loop.time()))

@@ -10,8 +10,9 @@ from array import array
 import msgspec
 
 from proto import limits
+from proto.basics import Message, Tokens
 from proto.errors import Reason, RemoteError
-from proto.messages import MESSAGES, OPTIONAL_TAG_MAX, OPTIONAL_TAG_MIN, Envelope, Ignored, Message, Tokens
+from proto.messages import MESSAGES, OPTIONAL_TAG_MAX, OPTIONAL_TAG_MIN, Envelope, Ignored
 
 _encoder = msgspec.msgpack.Encoder()
 _decode = msgspec.msgpack.Decoder(Envelope).decode

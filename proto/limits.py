@@ -17,6 +17,7 @@ UNKNOWN_TAG_BYTES_MAX = 64 * KIB  # an optional message that we do not know gets
 PAYLOAD_BYTES_MAX = 4 * MIB  # one request of a component; larger things travel by handle
 ITEM_BYTES_MAX = 1 * MIB  # one item of a stream; a window of them must fit in memory
 STATE_BYTES_MAX = 1 * MIB  # a checkpoint is copied to the owner at every step that yields one
+HANDLE_BYTES_MAX = 64 * KIB  # where some bytes lie: mostly 200 bytes, more if they lie in many pieces
 TOKENS_MAX = 1_048_576  # the longest context in use today
 TOKENS_PACKED_MIN = 32  # from here on 4-byte integers decode faster than a msgpack list
 TOKEN_ID_MAX = 2**31 - 1  # packed tokens are signed 32-bit; negative ids are refused
@@ -32,6 +33,7 @@ OFFERS_MAX = 128  # endpoints of one node
 ADDRESSES_MAX = 8  # ways to reach one node: one ipc, a few interfaces
 FEATURES_MAX = 32  # names in a Hello
 EXCLUDED_MAX = 64  # nodes that one Place rules out: the newest count
+HANDLES_MAX = 16  # of one Submit: blocks, and what encoders made
 STOPS_MAX = 8  # nodes in one itinerary: an encoder, prefill, decode, and room for what comes
 METADATA_ENTRIES_MAX = 32  # headers that a request carries along its chain
 POSITION_MAX = 2**32 - 1  # units of one stream; at 1 kHz that is 50 days
@@ -66,7 +68,9 @@ FENCES_MAX = 10_000  # connections remembered whose session is void
 TOMBSTONES_MAX = 65_536  # legs remembered after their end, for cancels and submits that come late
 TOMBSTONE_S = 60.0  # no message is under way for longer than the longest link timeout
 
-assert TOKENS_MAX * 4 * 2 + PAYLOAD_BYTES_MAX + STATE_BYTES_MAX < FRAME_BYTES_MAX, "any Submit must fit in a frame"
+assert TOKENS_MAX * 4 * 2 + PAYLOAD_BYTES_MAX + STATE_BYTES_MAX + HANDLE_BYTES_MAX * HANDLES_MAX < FRAME_BYTES_MAX, (
+    "any Submit must fit in a frame"
+)
 assert RECORDS_SENT_MAX * OFFERS_MAX * NAME_CHARS_MAX * 2 < FRAME_BYTES_MAX, "so must any Gossip that we send"
 assert ITEM_BYTES_MAX + STATE_BYTES_MAX + CHUNK_BYTES_TARGET < FRAME_BYTES_MAX, "so must its largest chunk"
 assert BEAT_MS_MIN <= BEAT_MS <= BEAT_MS_MAX

@@ -11,26 +11,41 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from proto import limits
-
-U16 = Annotated[int, Meta(ge=0, le=2**16 - 1)]
-U32 = Annotated[int, Meta(ge=0, le=2**32 - 1)]
-U64 = Annotated[int, Meta(ge=0)]  # msgpack cannot hold more than 64 bits
-Position = Annotated[int, Meta(ge=0, le=limits.POSITION_MAX)]
-Attempt = Annotated[int, Meta(ge=1, le=limits.ATTEMPT_MAX)]
-Millis = Annotated[int, Meta(ge=0, le=limits.DEADLINE_MS_MAX)]
-Name = Annotated[str, Meta(max_length=limits.NAME_CHARS_MAX)]
-Text = Annotated[str, Meta(max_length=limits.TEXT_CHARS_MAX)]
-Trace = Annotated[str, Meta(max_length=limits.TRACE_CHARS_MAX)]
-Address = Annotated[str, Meta(max_length=limits.ADDRESS_CHARS_MAX)]
-Addresses = Annotated[list[Address], Meta(max_length=limits.ADDRESSES_MAX)]
-State = Annotated[bytes, Meta(max_length=limits.STATE_BYTES_MAX)]
-Payload = Annotated[bytes, Meta(max_length=limits.PAYLOAD_BYTES_MAX)]
-Item = Annotated[bytes, Meta(max_length=limits.ITEM_BYTES_MAX)]
-Items = Annotated[list[Item], Meta(max_length=limits.ITEMS_MAX)]
-TokenList = Annotated[list[Annotated[int, Meta(ge=0, le=limits.TOKEN_ID_MAX)]], Meta(max_length=limits.TOKENS_MAX)]
-PackedTokens = Annotated[bytes, Meta(max_length=limits.TOKENS_MAX * 4)]
-Tokens = TokenList | PackedTokens  # a list when short, little-endian int32 when long: see codec.pack
-Metadata = Annotated[dict[Name, Text], Meta(max_length=limits.METADATA_ENTRIES_MAX)]
+from proto.basics import (  # Some are for others.
+    U16,
+    U32,
+    U64,
+    Addresses,
+    Attempt,
+    Handle,
+    Handles,
+    Items,
+    LegName,
+    Message,
+    Metadata,
+    Millis,
+    Name,
+    Payload,
+    Position,
+    State,
+    Text,
+    Tokens,
+    Trace,
+)
+from proto.placing import (
+    RANKS_MAX,
+    Blocks,
+    Copy,
+    Cut,
+    Parked,
+    Piece,
+    Place,
+    Placed,
+    Replay,
+    Report,
+    Routed,
+    Settled,
+)
 
 OPTIONAL_TAG_MIN = 96
 OPTIONAL_TAG_MAX = 127
@@ -58,10 +73,6 @@ class Fate(IntEnum):
     FREED = 1  # the leg was live; its room is free now
     ENDED = 2  # it had ended before; the end was sent before this answer
     UNKNOWN = 3  # never heard of; a tombstone now refuses it
-
-
-class Message(Struct, array_like=True, gc=False, forbid_unknown_fields=False):
-    """The parent of all messages: an array whose first element is the number."""
 
 
 # --- Values inside messages ---------------------------------------------------------------------
@@ -130,13 +141,6 @@ class Load(Struct, array_like=True, frozen=True, gc=False):
     slots: U32 = 0
 
 
-class LegName(Struct, array_like=True, frozen=True, order=True, gc=False):
-    """A leg, as Sync lists it."""
-
-    request: U64
-    attempt: Attempt
-
-
 # --- Session messages ---------------------------------------------------------------------------
 
 
@@ -180,6 +184,7 @@ class Pong(Message, tag=4):
     load: Load = Load()
     late_ms: U32 = 0  # how late the sender's loop was
     draining: bool = False
+    reports: Annotated[list[Report], Meta(max_length=RANKS_MAX)] = []  # of an engine's ranks, in their order
 
 
 class Sync(Message, tag=5):
@@ -227,6 +232,8 @@ class Submit(Message, tag=16):
     trace: Trace = ""
     metadata: Metadata = {}
     suspect: bool = False  # a holder died of it, perhaps: it must run alone
+    handles: Handles = []  # where what earlier stops of the itinerary, or an earlier holder, made for it lies
+    awaits: bool = False  # another leg may still make units: none here before Fed
 
 
 class Accept(Message, tag=17):
@@ -310,29 +317,25 @@ class Migrate(Message, tag=25):
     position: Position
     reason: U16
     resume: Resume | None = None
+    handle: Handle = b""  # where the blocks of its cache lie; empty: nowhere
 
 
-# --- Placing messages ---------------------------------------------------------------------------
-
-
-class Place(Message, tag=48):
-    """Owner to router: where should this attempt go?"""
+class Handed(Message, tag=26):
+    """Holder to owner: what a later leg of this request needs lies there, or will."""
 
     request: U64
     attempt: Attempt
-    endpoint: Name
-    policy: Name = ""  # empty: the router's own
-    length: U32 = 0  # of the prompt and what was generated, in tokens
-    excluded: Annotated[list[U64], Meta(max_length=limits.EXCLUDED_MAX)] = []  # nodes that just failed or refused it
+    position: Position
+    handle: Handle
 
 
-class Placed(Message, tag=49):
-    """Router to owner: there, and why. Advice; the holder alone decides over its slots."""
+class Fed(Message, tag=27):
+    """Owner to holder: the leg before yours is over; what it made is here. Go on after it."""
 
     request: U64
     attempt: Attempt
-    itinerary: Annotated[list[U64], Meta(max_length=limits.STOPS_MAX)] = []  # nodes, in order; empty: nobody
-    why: Text = ""
+    position: Position  # of the first of these tokens
+    tokens: Tokens = []
 
 
 # --- Optional messages --------------------------------------------------------------------------
@@ -351,9 +354,9 @@ class Ignored(Struct):
 
 
 SESSION_MESSAGES = (Hello, Welcome, Ping, Pong, Sync, Drain, Bye, Reset)
-OWNER_MESSAGES = (Submit, Credit, Cancel)
-HOLDER_MESSAGES = (Accept, Reject, Chunk, End, Error, Cancelled, Migrate)
-PLACING_MESSAGES = (Place, Placed)
+OWNER_MESSAGES = (Submit, Credit, Cancel, Fed)
+HOLDER_MESSAGES = (Accept, Reject, Chunk, End, Error, Cancelled, Migrate, Handed)
+PLACING_MESSAGES = (Place, Placed, Blocks, Replay, Cut, Copy, Piece, Settled, Routed, Parked)
 OPTIONAL_MESSAGES = (Gossip,)
 MESSAGES: tuple[type[Message], ...] = (
     *(*SESSION_MESSAGES, *OWNER_MESSAGES, *HOLDER_MESSAGES),
@@ -363,7 +366,8 @@ MESSAGES: tuple[type[Message], ...] = (
 AnyMessage = (
     Hello | Welcome | Ping | Pong | Sync | Drain | Bye | Reset
     | Submit | Accept | Reject | Chunk | Credit | End | Error | Cancel | Cancelled | Migrate
-    | Place | Placed
+    | Handed | Fed
+    | Place | Placed | Blocks | Replay | Cut | Copy | Piece | Settled | Routed | Parked
     | Gossip
 )  # fmt: skip
 

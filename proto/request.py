@@ -12,6 +12,7 @@ was stopped and then killed is owed two, and `CANCELLED` closes it when it answe
 from collections.abc import Iterable
 from enum import StrEnum
 
+from proto.basics import Message
 from proto.errors import Reason, RemoteError
 from proto.messages import (
     Accept,
@@ -21,7 +22,8 @@ from proto.messages import (
     Credit,
     End,
     Error,
-    Message,
+    Fed,
+    Handed,
     Migrate,
     Reject,
     Strength,
@@ -40,6 +42,8 @@ class Verb(StrEnum):
     END = "end"
     ERROR = "error"
     MIGRATE = "migrate"
+    HANDED = "handed"
+    FED = "fed"
     STOP = "stop"
     KILL = "kill"
     CANCELLED = "cancelled"
@@ -62,8 +66,11 @@ OWNER: dict[tuple[Leg, Verb], Leg] = {
     (Leg.SUBMITTED, Verb.ACCEPT): Leg.RUNNING,
     (Leg.SUBMITTED, Verb.REJECT): Leg.CLOSED,
     (Leg.SUBMITTED, Verb.CREDIT): Leg.SUBMITTED,  # the client drains what an earlier leg delivered
+    (Leg.SUBMITTED, Verb.FED): Leg.SUBMITTED,
     (Leg.SUBMITTED, Verb.STOP): Leg.STOPPING,
     (Leg.SUBMITTED, Verb.KILL): Leg.KILLING,
+    (Leg.RUNNING, Verb.HANDED): Leg.RUNNING,
+    (Leg.RUNNING, Verb.FED): Leg.RUNNING,
     (Leg.RUNNING, Verb.CHUNK): Leg.RUNNING,
     (Leg.RUNNING, Verb.CREDIT): Leg.RUNNING,
     (Leg.RUNNING, Verb.END): Leg.CLOSED,
@@ -73,6 +80,8 @@ OWNER: dict[tuple[Leg, Verb], Leg] = {
     (Leg.RUNNING, Verb.KILL): Leg.KILLING,
     (Leg.STOPPING, Verb.ACCEPT): Leg.STOPPING,  # crossed our stop
     (Leg.STOPPING, Verb.REJECT): Leg.SETTLING,
+    (Leg.STOPPING, Verb.HANDED): Leg.STOPPING,  # under way when we stopped it
+    (Leg.STOPPING, Verb.FED): Leg.STOPPING,
     (Leg.STOPPING, Verb.CHUNK): Leg.STOPPING,  # still delivered: that is what a stop means
     (Leg.STOPPING, Verb.CREDIT): Leg.STOPPING,
     (Leg.STOPPING, Verb.END): Leg.SETTLING,
@@ -80,6 +89,7 @@ OWNER: dict[tuple[Leg, Verb], Leg] = {
     (Leg.STOPPING, Verb.MIGRATE): Leg.SETTLING,
     (Leg.STOPPING, Verb.KILL): Leg.KILLING,
     (Leg.KILLING, Verb.ACCEPT): Leg.KILLING,
+    (Leg.KILLING, Verb.HANDED): Leg.KILLING,
     (Leg.KILLING, Verb.CHUNK): Leg.KILLING,  # under way when we killed it; discarded
     (Leg.KILLING, Verb.REJECT): Leg.SETTLING,
     (Leg.KILLING, Verb.END): Leg.SETTLING,
@@ -96,6 +106,8 @@ HOLDER: dict[tuple[Leg, Verb], Leg] = {
     (Leg.NEW, Verb.CREDIT): Leg.NEW,  # crossed our end
     (Leg.SUBMITTED, Verb.ACCEPT): Leg.RUNNING,
     (Leg.SUBMITTED, Verb.REJECT): Leg.CLOSED,
+    (Leg.RUNNING, Verb.HANDED): Leg.RUNNING,
+    (Leg.RUNNING, Verb.FED): Leg.RUNNING,
     (Leg.RUNNING, Verb.CHUNK): Leg.RUNNING,
     (Leg.RUNNING, Verb.CREDIT): Leg.RUNNING,
     (Leg.RUNNING, Verb.END): Leg.CLOSED,
@@ -103,6 +115,8 @@ HOLDER: dict[tuple[Leg, Verb], Leg] = {
     (Leg.RUNNING, Verb.MIGRATE): Leg.CLOSED,
     (Leg.RUNNING, Verb.STOP): Leg.STOPPING,
     (Leg.RUNNING, Verb.KILL): Leg.KILLING,
+    (Leg.STOPPING, Verb.HANDED): Leg.STOPPING,
+    (Leg.STOPPING, Verb.FED): Leg.STOPPING,
     (Leg.STOPPING, Verb.CHUNK): Leg.STOPPING,
     (Leg.STOPPING, Verb.CREDIT): Leg.STOPPING,
     (Leg.STOPPING, Verb.END): Leg.SETTLING,
@@ -116,6 +130,7 @@ HOLDER: dict[tuple[Leg, Verb], Leg] = {
     (Leg.KILLING, Verb.CANCELLED): Leg.CLOSED,  # sent when the room is free, not before
     (Leg.SETTLING, Verb.CANCELLED): Leg.CLOSED,
     (Leg.CLOSED, Verb.CREDIT): Leg.CLOSED,
+    (Leg.CLOSED, Verb.FED): Leg.CLOSED,
     (Leg.CLOSED, Verb.STOP): Leg.SETTLING,  # the cancel crossed the end: answered all the same
     (Leg.CLOSED, Verb.KILL): Leg.SETTLING,
     (Leg.CLOSED, Verb.SUBMIT): Leg.SUBMITTED,  # a tombstone is there: the only answer is Reject(stale)
@@ -131,6 +146,8 @@ _VERBS: dict[type[Message], Verb] = {
     Error: Verb.ERROR,
     Migrate: Verb.MIGRATE,
     Cancelled: Verb.CANCELLED,
+    Handed: Verb.HANDED,
+    Fed: Verb.FED,
 }
 
 

@@ -4,25 +4,20 @@ A role is claimed in Hello and proven by nothing but the mesh key, so this catch
 it does not stop somebody who holds the key.
 """
 
-from proto.messages import (
-    HOLDER_MESSAGES,
-    OPTIONAL_MESSAGES,
-    OWNER_MESSAGES,
-    SESSION_MESSAGES,
-    Ignored,
-    Message,
-    Place,
-    Placed,
-    Role,
-)
+from proto.basics import Message
+from proto.messages import HOLDER_MESSAGES, OPTIONAL_MESSAGES, OWNER_MESSAGES, SESSION_MESSAGES, Ignored, Role
+from proto.placing import Blocks, Copy, Cut, Parked, Piece, Place, Placed, Replay, Routed, Settled
 
 _EVERYBODY: frozenset[type] = frozenset((*SESSION_MESSAGES, *OPTIONAL_MESSAGES, Ignored))
+_ASKING = (Place, Settled)
+_CACHING = (Blocks, Cut, Piece)
+_ADVISING = (Placed, Parked, Replay, Copy, Settled, Routed)
 
 RIGHTS: dict[int, frozenset[type]] = {
-    Role.CLIENT: _EVERYBODY.union(OWNER_MESSAGES, (Place,)),
-    Role.WORKER: _EVERYBODY.union(HOLDER_MESSAGES),
-    Role.COMPONENT: _EVERYBODY.union(OWNER_MESSAGES, HOLDER_MESSAGES, (Place,)),
-    Role.ROUTER: _EVERYBODY.union(OWNER_MESSAGES, HOLDER_MESSAGES, (Placed,)),
+    Role.CLIENT: _EVERYBODY.union(OWNER_MESSAGES, _ASKING),
+    Role.WORKER: _EVERYBODY.union(HOLDER_MESSAGES, _CACHING),
+    Role.COMPONENT: _EVERYBODY.union(OWNER_MESSAGES, HOLDER_MESSAGES, _ASKING, _CACHING),
+    Role.ROUTER: _EVERYBODY.union(OWNER_MESSAGES, HOLDER_MESSAGES, _ADVISING),
 }
 _NOTHING_MORE = _EVERYBODY  # a role of a newer version may greet, beat and leave until we know what it may do
 

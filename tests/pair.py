@@ -37,8 +37,9 @@ from mesh.core import (
 )
 from mesh.node import Node, Settings
 from proto import codec
+from proto.basics import Message
 from proto.errors import Reason
-from proto.messages import Message, Offer, Role
+from proto.messages import Offer, Role
 
 ECHO = "demo.echo.run"  # cannot resume
 COUNT = "demo.count.run"  # resumes

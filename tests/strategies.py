@@ -13,6 +13,7 @@ from msgspec.inspect import (
     BoolType,
     BytesType,
     DictType,
+    FloatType,
     IntType,
     ListType,
     NoneType,
@@ -23,7 +24,8 @@ from msgspec.inspect import (
     type_info,
 )
 
-from proto.messages import MESSAGES, Message
+from proto.basics import Message
+from proto.messages import MESSAGES
 
 U64_MAX = 2**64 - 1  # what msgpack can hold
 LENGTH_MAX = 4  # of lists and texts that hypothesis draws: bounds have a test of their own
@@ -44,6 +46,8 @@ def values(info: Type) -> st.SearchStrategy[Any]:
     match info:
         case IntType():
             return st.integers(info.ge or 0, U64_MAX if info.le is None else info.le)
+        case FloatType():
+            return st.floats(allow_nan=False)
         case BoolType():
             return st.booleans()
         case NoneType():
@@ -78,6 +82,8 @@ def least(info: Type) -> Any:
     match info:
         case IntType():
             return info.ge or 0
+        case FloatType():
+            return 0.0
         case BoolType():
             return False
         case NoneType():

@@ -18,6 +18,7 @@ from mesh.simulation.streams import ClientStream, Stream
 from mesh.simulation.suspects import Suspects
 from mesh.simulation.violation import require
 from proto import codec
+from proto.basics import Message
 from proto.errors import Reason
 from proto.messages import (
     Accept,
@@ -30,7 +31,6 @@ from proto.messages import (
     Error,
     Fate,
     Hello,
-    Message,
     Migrate,
     Reject,
     Reset,

@@ -7,7 +7,8 @@ then on that session and the one that it welcomed there belong to each other, an
 from typing import TYPE_CHECKING
 
 from mesh.simulation.violation import require
-from proto.messages import Hello, Message, Reset, Welcome
+from proto.basics import Message
+from proto.messages import Hello, Reset, Welcome
 
 if TYPE_CHECKING:
     from mesh.simulation.network import Link

@@ -46,8 +46,9 @@ from mesh.simulation.network import Link
 from mesh.simulation.plan import RESUMABLE
 from mesh.simulation.streams import Stream
 from proto import codec, limits
+from proto.basics import Message
 from proto.errors import RemoteError
-from proto.messages import Message, Offer
+from proto.messages import Offer
 
 if TYPE_CHECKING:
     from mesh.simulation.world import World

@@ -3,7 +3,7 @@
 import msgspec
 
 from proto import codec
-from proto.messages import Message
+from proto.basics import Message
 
 STRANGE_TAG = 120  # in the range that may be ignored
 STRANGE_EVERY = 13  # messages

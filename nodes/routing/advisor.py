@@ -25,7 +25,7 @@ from nodes.routing.seats import Seats, numbers_in
 from nodes.routing.sessions import Sessions
 from nodes.routing.sources import Sends, Sources
 from nodes.routing.tracking import Tracking
-from nodes.routing.wire import Blocks, Cut, Parked, Piece, Placement, Rank, Report, Routed, Settled, Wish
+from proto.placing import Blocks, Cut, Parked, Piece, Placement, Rank, Report, Routed, Settled, Wish
 
 TICK_S = 1.0  # nothing here is urgent: what is owed is asked for again, what is old is dropped
 DECISIONS_MAX = 1_024  # kept to be explained: some 6 KiB each at 64 workers

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from nodes.routing.knobs import Knobs
-from nodes.routing.wire import Rank
+from proto.placing import Rank
 
 
 class Prompt(Struct, gc=False):

@@ -6,7 +6,7 @@ from msgspec.structs import asdict
 from nodes.routing.cost import Prompt, Snapshot
 from nodes.routing.knobs import DEFAULTS, Knobs
 from nodes.routing.policy import Choice
-from nodes.routing.wire import Rank
+from proto.placing import Rank
 
 ROWS_MAX = 64  # in one explanation, the cheapest first
 

@@ -7,11 +7,11 @@ answers each Replay and Copy with what comes back here. Nothing here grows with 
 from collections.abc import Iterable, Sequence
 
 from nodes.engines.contract import BlockEvent
-from nodes.routing import wire
 from nodes.routing.closure import Closure
 from nodes.routing.hashes import HASH_BYTES, pack
 from nodes.routing.ring import BLOCKS_MAX, CHANGES_MAX, Ring
-from nodes.routing.wire import Blocks, Change, Copy, Cut, Kind, Piece
+from proto import placing as wire
+from proto.placing import Blocks, Change, Copy, Cut, Kind, Piece
 
 
 class Publisher:

@@ -7,11 +7,11 @@ the hashes (a prompt's blocks then count as its own), then whole placements, the
 
 from collections import deque
 
-from nodes.routing import wire
 from nodes.routing.hashes import HASH_BYTES, Hashes, unpack
 from nodes.routing.tracking import Entry, Tracking
-from nodes.routing.wire import Placement, Routed, Settled
-from proto.messages import LegName
+from proto import placing as wire
+from proto.basics import LegName
+from proto.placing import Placement, Routed, Settled
 
 PLACEMENTS_MAX = 8_192  # that wait to be told: a second of the busiest router
 HASH_BYTES_MAX = 4 * 1024 * 1024  # of their hashes

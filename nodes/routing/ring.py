@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from itertools import islice
 
 from nodes.routing.hashes import HASH_BYTES
-from nodes.routing.wire import Change
+from proto.placing import Change
 
 CHANGES_MAX = 65_536  # ten minutes of an engine that stores or turns out something a hundred times a second
 BLOCKS_MAX = 262_144  # 2 MiB of hashes: more is as cheap to copy

@@ -9,7 +9,7 @@ from heapq import heappop, heappush
 from operator import itemgetter
 from typing import Any
 
-from nodes.routing.wire import Rank
+from proto.placing import Rank
 
 Pick = Callable[[Sequence[Any]], Sequence[Any]]
 

@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 
-from nodes.routing.wire import Rank
+from proto.placing import Rank
 
 
 class Sessions:

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from nodes.routing import wire
 from nodes.routing.hashes import unpack
 from nodes.routing.index import Index
-from nodes.routing.wire import Blocks, Change, Copy, Cut, Kind, Piece, Replay
+from proto import placing as wire
+from proto.placing import Blocks, Change, Copy, Cut, Kind, Piece, Replay
 
 ANSWER_S = 1.0  # a worker answers within a step; after that the question or its answer is taken as lost
 PATIENCE_S_MAX = 30.0  # a worker that does not publish is asked again and again, but ever more rarely

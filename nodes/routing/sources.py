@@ -7,7 +7,7 @@ from nodes.routing.hashes import Hashes
 from nodes.routing.index import Index
 from nodes.routing.seats import Seats, numbers_in
 from nodes.routing.source import Source, Staleness
-from nodes.routing.wire import RANKS_MAX, Blocks, Copy, Cut, Piece, Replay
+from proto.placing import RANKS_MAX, Blocks, Copy, Cut, Piece, Replay
 
 Sends = list[tuple[int, Replay | Copy]]  # to which node what
 Columns = list[list[int]]  # leading blocks by level (what is cached there or nearer) and seat

@@ -15,7 +15,7 @@ from msgspec import Struct
 from nodes.routing.hashes import Hashes
 from nodes.routing.paths import Paths
 from nodes.routing.seats import Seats, numbers_in
-from nodes.routing.wire import Rank, Report
+from proto.placing import Rank, Report
 
 UNDER_WAY_S = 0.25  # a report may be that much older than it seems: it does not know what was sent since
 REPORT_S = 5.0  # a request is believed in for ten heartbeats after a report that covers it

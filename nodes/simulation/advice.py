@@ -11,7 +11,8 @@ from mesh.simulation.network import Link
 from mesh.simulation.streams import ClientStream, Stream
 from mesh.simulation.violation import require
 from nodes.simulation.plan import ROUTER, ServingPlace
-from proto.messages import Load, Place, Placed, Submit
+from proto.messages import Load, Submit
+from proto.placing import Place, Placed
 from proto.session import State
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from nodes.simulation.plan import SAID
 from nodes.simulation.retries import Retries
 from nodes.simulation.worker import Worker
 from proto.errors import Reason
-from proto.messages import Accept, Credit, Error, Migrate, Place, Placed, Reject, Submit
+from proto.messages import Accept, Credit, Error, Migrate, Reject, Submit
+from proto.placing import Place, Placed
 
 if TYPE_CHECKING:
     from mesh.simulation.process import Process

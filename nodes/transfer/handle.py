@@ -12,7 +12,7 @@ from msgspec import Meta, Struct
 from nodes.transfer import limits
 from nodes.transfer.layout import Layout, LayoutRefused, refuse
 from nodes.transfer.pieces import PiecesRefused, Stream, stream, unpack
-from proto.messages import U32, U64, Addresses, Name
+from proto.basics import U32, U64, Addresses, Name
 
 Size = Annotated[int, Meta(ge=0, le=limits.MEMORY_BYTES_MAX)]
 Packed = Annotated[bytes, Meta(max_length=limits.PIECES_MAX * 16)]

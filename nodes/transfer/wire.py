@@ -14,8 +14,8 @@ from msgspec import Meta, Struct
 
 from nodes.transfer import limits
 from nodes.transfer.handle import Size
+from proto.basics import U32, U64
 from proto.errors import Reason, RemoteError
-from proto.messages import U32, U64
 
 Text = Annotated[str, Meta(max_length=limits.TEXT_CHARS_MAX)]
 

@@ -12,15 +12,7 @@ from mesh.core import (
 )
 from proto import limits
 from proto.errors import Reason
-from proto.messages import (
-    Cancel,
-    Cancelled,
-    Chunk,
-    Fate,
-    Reject,
-    Strength,
-    Submit,
-)
+from proto.messages import Cancel, Cancelled, Chunk, Fate, Reject, Strength, Submit
 from tests.mesh.parties import end, pair, produce, running
 from tests.pair import COUNT, ECHO, Wire
 

@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mesh.claims import Claims
-from proto.messages import LegName, Sync
+from proto.basics import LegName
+from proto.messages import Sync
 from proto.request import digest
 
 STEPS = st.lists(st.tuples(st.sampled_from(["add", "remove", "drop"]), st.integers(1, 3)), max_size=60)

@@ -9,6 +9,7 @@ from mesh.core import (
     Produced,
 )
 from proto import limits
+from proto.basics import Message
 from proto.errors import Reason
 from proto.messages import (
     Bye,
@@ -18,7 +19,6 @@ from proto.messages import (
     Gossip,
     Hello,
     Ignored,
-    Message,
     Offer,
     Part,
     Ping,

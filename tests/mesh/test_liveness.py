@@ -19,15 +19,7 @@ from mesh.core import (
 )
 from proto import limits
 from proto.errors import Reason
-from proto.messages import (
-    Bye,
-    Drain,
-    Hello,
-    Load,
-    Ping,
-    Pong,
-    Sync,
-)
+from proto.messages import Bye, Drain, Hello, Load, Ping, Pong, Sync
 from tests.mesh.parties import pair
 from tests.pair import COUNT, ECHO, Wire
 

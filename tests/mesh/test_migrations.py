@@ -13,18 +13,9 @@ from mesh.core import (
     Start,
     Yielded,
 )
+from proto.basics import LegName
 from proto.errors import Reason
-from proto.messages import (
-    Bye,
-    Cancel,
-    Cancelled,
-    LegName,
-    Migrate,
-    Ping,
-    Resume,
-    Strength,
-    Sync,
-)
+from proto.messages import Bye, Cancel, Cancelled, Migrate, Ping, Resume, Strength, Sync
 from tests.mesh.parties import begin, finish
 from tests.pair import COUNT, ECHO, Wire
 

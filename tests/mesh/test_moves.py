@@ -13,13 +13,7 @@ from mesh.core import (
 )
 from proto import limits
 from proto.errors import Reason
-from proto.messages import (
-    Cancel,
-    Chunk,
-    End,
-    Part,
-    Submit,
-)
+from proto.messages import Cancel, Chunk, End, Part, Submit
 from tests.mesh.parties import begin, finish, three
 from tests.pair import COUNT, ECHO, Wire
 

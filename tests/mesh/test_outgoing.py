@@ -10,7 +10,8 @@ from mesh.core import Leg
 from mesh.held import Held, Stretch
 from mesh.outgoing import Outgoing
 from proto import codec, limits
-from proto.messages import Chunk, End, Message, Offer, Part, Submit
+from proto.basics import Message
+from proto.messages import Chunk, End, Offer, Part, Submit
 
 
 def leg(request: int = 1) -> Held:

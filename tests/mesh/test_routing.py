@@ -6,7 +6,8 @@ from mesh.core import Found, Start, Want
 from mesh.dispatch import ROUTER_S
 from mesh.routing import ROUTER
 from proto.errors import Reason
-from proto.messages import Offer, Place, Placed, Role
+from proto.messages import Offer, Role
+from proto.placing import Place, Placed
 from tests.pair import ECHO, Wire
 
 PROMPT = [1, 2, 3]

@@ -13,14 +13,7 @@ from mesh.core import (
 )
 from proto import limits
 from proto.errors import Reason
-from proto.messages import (
-    Gossip,
-    Hello,
-    Record,
-    Reset,
-    Role,
-    Welcome,
-)
+from proto.messages import Gossip, Hello, Record, Reset, Role, Welcome
 from tests.mesh.parties import pair
 from tests.pair import COUNT, ECHO, OFFERS, Wire
 

@@ -8,20 +8,14 @@ import pytest
 from msgspec import Struct
 from msgspec.inspect import BytesType, DictType, IntType, ListType, StrType, StructType, Type, UnionType
 
-from proto import codec, limits, messages
+from proto import codec, limits, messages, placing
+from proto.basics import Message
 from proto.errors import Reason, RemoteError
-from proto.messages import (
-    MESSAGES,
-    OPTIONAL_MESSAGES,
-    OPTIONAL_TAG_MAX,
-    OPTIONAL_TAG_MIN,
-    AnyMessage,
-    End,
-    Message,
-)
+from proto.messages import MESSAGES, OPTIONAL_MESSAGES, OPTIONAL_TAG_MAX, OPTIONAL_TAG_MIN, AnyMessage, End
 from tests.strategies import Path, bounded, least, plain, required, smallest, structure
 
-STRUCTS = [kind for kind in vars(messages).values() if isinstance(kind, type) and hasattr(kind, "__struct_fields__")]
+NAMED = {**vars(placing), **vars(messages)}.values()
+STRUCTS = [kind for kind in NAMED if isinstance(kind, type) and hasattr(kind, "__struct_fields__")]
 NO_VALUES = (messages.Envelope, messages.Ignored, Struct)
 VALUES = [kind for kind in STRUCTS if not issubclass(kind, Message) and kind not in NO_VALUES]
 
@@ -88,9 +82,12 @@ def test_numbers_that_structs_write_out() -> None:
     assert End(1, 1, 0).reason == Reason.COMPLETE
 
 
+PLACING = {"Report", "Wish", "Change", "Placement", "Output"}
+
+
 def test_values_are_found() -> None:
     names = {kind.__name__ for kind in VALUES}
-    assert names == {"Offer", "Record", "Resume", "Part", "Grant", "Load", "LegName"}
+    assert names == {"Offer", "Record", "Resume", "Part", "Grant", "Load", "LegName"} | PLACING
 
 
 # --- Bounds: at each one a frame is taken, one beyond it is refused --------------------------------------
@@ -130,7 +127,7 @@ def sized(info: Type, amount: int) -> Any:
         case ListType():
             return [plain(least(info.item_type))] * amount
         case DictType():
-            return {str(number): "" for number in range(amount)}
+            return {str(number): plain(least(info.value_type)) for number in range(amount)}
     raise AssertionError(f"no bounded value for {info}")
 
 
@@ -224,7 +221,7 @@ def test_a_limit_is_where_it_is_meant_to_be(name: str) -> None:
 @pytest.mark.parametrize("value_chars", [limits.TEXT_CHARS_MAX, limits.TEXT_CHARS_MAX + 1])
 def test_metadata_is_bounded_inside_too(key_chars: int, value_chars: int) -> None:
     fields = plain(smallest(messages.Submit))
-    frame = msgpack.packb([1, [*fields[:-2], {"k" * key_chars: "v" * value_chars}]])
+    frame = msgpack.packb([1, [*fields[:-4], {"k" * key_chars: "v" * value_chars}]])
     if key_chars > limits.NAME_CHARS_MAX or value_chars > limits.TEXT_CHARS_MAX:
         with pytest.raises(RemoteError):
             codec.decode(frame)

@@ -9,6 +9,7 @@ from msgspec.inspect import (
     BoolType,
     BytesType,
     DictType,
+    FloatType,
     IntType,
     ListType,
     NoneType,
@@ -19,7 +20,7 @@ from msgspec.inspect import (
 )
 
 import proto
-from proto import limits, messages
+from proto import limits, messages, placing
 from proto.errors import Reason
 from proto.messages import (
     HOLDER_MESSAGES,
@@ -29,7 +30,6 @@ from proto.messages import (
     OPTIONAL_TAG_MIN,
     OWNER_MESSAGES,
     PLACING_MESSAGES,
-    Place,
     Role,
     Sync,
 )
@@ -97,6 +97,15 @@ def tag_of(kind: type[Any]) -> int:
 MESSAGES_BY_TAG = sorted(MESSAGES, key=tag_of)
 
 
+PLACING = {
+    **dict.fromkeys(("Place", "Settled"), ("owner", "router")),
+    **dict.fromkeys(("Placed", "Parked"), ("router", "owner")),
+    **dict.fromkeys(("Blocks", "Cut", "Piece"), ("holder", "router")),
+    **dict.fromkeys(("Replay", "Copy"), ("router", "holder")),
+    "Routed": ("router", "router"),
+}
+
+
 @pytest.mark.parametrize("kind", MESSAGES, ids=lambda kind: kind.__name__)
 def test_the_direction_of_a_message(kind: type[Any]) -> None:
     match, section = DESCRIBED[kind.__name__]
@@ -106,7 +115,7 @@ def test_the_direction_of_a_message(kind: type[Any]) -> None:
     elif kind in HOLDER_MESSAGES or kind is Sync:
         assert direction == ("holder", "owner")
     elif kind in PLACING_MESSAGES:
-        assert direction == (("owner", "router") if kind is Place else ("router", "owner"))
+        assert direction == PLACING[kind.__name__]
     else:
         assert direction == ("both", "both")
     assert section.above.startswith("Optional" if kind in OPTIONAL_MESSAGES else ("Session", "Request", "Placing"))
@@ -124,13 +133,13 @@ def test_who_may_send_a_message(kind: type[Any]) -> None:
         sides, _, extra = sends.partition(", and ")
         side = "both" if sides == "both" else {"what owners send": "owner", "what holders send": "holder"}[sides]
         usual = kind not in PLACING_MESSAGES and side in ("both", match["source"])
-        assert may_send(role, kind) == (everybody or usual or extra == kind.__name__)
+        assert may_send(role, kind) == (everybody or usual or kind.__name__ in extra.split(", "))
 
 
 @pytest.mark.parametrize(
     ("kind", "section"),
     [(kind, DESCRIBED[kind.__name__][1]) for kind in MESSAGES if kind.__name__ in DESCRIBED]
-    + [(getattr(messages, name), section) for name, section in VALUES.items()],
+    + [(getattr(messages, name, None) or getattr(placing, name), section) for name, section in VALUES.items()],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
 )
 def test_the_fields_of_a_struct(kind: type[Any], section: Section) -> None:
@@ -173,6 +182,7 @@ NAMES = {
     (StrType, limits.TRACE_CHARS_MAX): "trace",
     (BytesType, limits.PAYLOAD_BYTES_MAX): "payload",
     (BytesType, limits.ITEM_BYTES_MAX): "item",
+    (BytesType, limits.HANDLE_BYTES_MAX): "handle",
 }
 SAME_BOUND = {"position": "u32", "attempt": "u16", "address": "name", "state": "item"}  # two words for one bound
 
@@ -182,8 +192,12 @@ def spelled(info: Type) -> str:
     match info:
         case BoolType():
             return "bool"
+        case FloatType():
+            return "float"
         case IntType():
-            return NAMES[IntType, info.le]
+            if (info.ge or 0) < 0:
+                return f"int, {info.ge} to {info.le}"
+            return NAMES.get((IntType, info.le), f"int, at most {info.le}")
         case StrType() | BytesType():
             plain = "str" if isinstance(info, StrType) else "bytes"
             return NAMES.get((type(info), info.max_length), f"{plain}, at most {info.max_length}")
@@ -204,7 +218,7 @@ def spelled(info: Type) -> str:
 @pytest.mark.parametrize(
     ("kind", "section"),
     [(kind, DESCRIBED[kind.__name__][1]) for kind in MESSAGES if kind.__name__ in DESCRIBED]
-    + [(getattr(messages, name), section) for name, section in VALUES.items()],
+    + [(getattr(messages, name, None) or getattr(placing, name), section) for name, section in VALUES.items()],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
 )
 def test_the_types_of_the_fields(kind: type[Any], section: Section) -> None:

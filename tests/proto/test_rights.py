@@ -2,6 +2,7 @@
 
 import pytest
 
+from proto.basics import Message
 from proto.messages import (
     HOLDER_MESSAGES,
     MESSAGES,
@@ -10,11 +11,9 @@ from proto.messages import (
     PLACING_MESSAGES,
     SESSION_MESSAGES,
     Ignored,
-    Message,
-    Place,
-    Placed,
     Role,
 )
+from proto.placing import Blocks, Copy, Cut, Parked, Piece, Place, Placed, Replay, Routed, Settled
 from proto.rights import may_send, rights
 
 NEWER_ROLE = max(Role) + 1
@@ -41,9 +40,24 @@ def test_holders_answer(kind: type[Message]) -> None:
     assert [role for role in (*Role, NEWER_ROLE) if may_send(role, kind)] == [Role.WORKER, Role.COMPONENT, Role.ROUTER]
 
 
-def test_owners_ask_routers_and_routers_answer() -> None:
-    assert [role for role in (*Role, NEWER_ROLE) if may_send(role, Place)] == [Role.CLIENT, Role.COMPONENT]
-    assert [role for role in (*Role, NEWER_ROLE) if may_send(role, Placed)] == [Role.ROUTER]
+ASK, TELL, ADVISE = {Role.CLIENT, Role.COMPONENT}, {Role.WORKER, Role.COMPONENT}, {Role.ROUTER}
+SENDERS = {
+    Place: ASK,
+    Settled: ASK | ADVISE,
+    Blocks: TELL,
+    Cut: TELL,
+    Piece: TELL,
+    Placed: ADVISE,
+    Parked: ADVISE,
+    Replay: ADVISE,
+    Copy: ADVISE,
+    Routed: ADVISE,
+}
+
+
+@pytest.mark.parametrize("kind", PLACING_MESSAGES, ids=lambda kind: kind.__name__)
+def test_owners_ask_routers_answer_and_workers_tell(kind: type[Message]) -> None:
+    assert {role for role in (*Role, NEWER_ROLE) if may_send(role, kind)} == SENDERS[kind]
 
 
 @pytest.mark.parametrize("role", [*Role, NEWER_ROLE])

@@ -7,7 +7,8 @@ import pytest
 from mesh.simulation.network import Link
 from mesh.simulation.pairs import Pairs
 from mesh.simulation.violation import Violation
-from proto.messages import Bye, Hello, Message, Record, Welcome
+from proto.basics import Message
+from proto.messages import Bye, Hello, Record, Welcome
 
 
 class Somebody:

@@ -12,8 +12,8 @@ from nodes.routing.explain import Decision
 from nodes.routing.hashes import pack
 from nodes.routing.knobs import read
 from nodes.routing.publisher import Publisher
-from nodes.routing.wire import Blocks, Settled, Wish
-from proto.messages import LegName
+from proto.basics import LegName
+from proto.placing import Blocks, Settled, Wish
 
 BLOCK = 16
 PREFILL_TOKENS_PER_S = 20_000.0

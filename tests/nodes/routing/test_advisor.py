@@ -9,8 +9,8 @@ from nodes.routing.explain import Decision, explain
 from nodes.routing.hashes import pack
 from nodes.routing.knobs import read
 from nodes.routing.metrics import families
-from nodes.routing.wire import Blocks, Change, Kind, Parked, Placement, Report, Routed, Settled, Wish
-from proto.messages import LegName
+from proto.basics import LegName
+from proto.placing import Blocks, Change, Kind, Parked, Placement, Report, Routed, Settled, Wish
 from tests.nodes.routing.trees import BLOCK, blocks
 
 NODES = (5, 6, 7)

@@ -3,10 +3,10 @@
 import pytest
 
 from nodes.engines.contract import BlockEvent
-from nodes.routing import wire
 from nodes.routing.hashes import unpack
 from nodes.routing.publisher import Publisher
-from nodes.routing.wire import Blocks, Copy, Cut, Kind
+from proto import placing as wire
+from proto.placing import Blocks, Copy, Cut, Kind
 from tests.nodes.routing.trees import blocks, content
 
 

@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 from xxhash import xxh3_64_intdigest
 
 from nodes.engines.contract import BlockEvent
-from nodes.routing import wire
 from nodes.routing.hashes import pack
 from nodes.routing.index import Index
 from nodes.routing.publisher import Publisher
 from nodes.routing.seats import Seats
 from nodes.routing.source import ANSWER_S, SILENT_S
 from nodes.routing.sources import Sends, Sources
-from nodes.routing.wire import Blocks, Change, Copy, Cut, Kind, Piece, Replay
+from proto import placing as wire
+from proto.placing import Blocks, Change, Copy, Cut, Kind, Piece, Replay
 from tests.nodes.routing.trees import blocks, content, naive
 
 Message = Blocks | Cut | Piece

@@ -12,8 +12,8 @@ from nodes.routing.hashes import pack
 from nodes.routing.replicas import HASH_BYTES_MAX, PLACEMENTS_MAX, Outbox
 from nodes.routing.seats import Seats, numbers_in
 from nodes.routing.tracking import UNDER_WAY_S, Entry, Tracking
-from nodes.routing.wire import ENTRIES_MAX, ROUTED_BYTES_TARGET, Output, Placement, Report, Routed, Settled
-from proto.messages import LegName
+from proto.basics import LegName
+from proto.placing import ENTRIES_MAX, ROUTED_BYTES_TARGET, Output, Placement, Report, Routed, Settled
 from tests.nodes.routing.trees import blocks, turns
 
 

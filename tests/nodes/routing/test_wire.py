@@ -5,8 +5,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from nodes.routing import wire
-from nodes.routing.wire import (
+from proto import placing as wire
+from proto.basics import LegName
+from proto.limits import FRAME_BYTES_MAX
+from proto.placing import (
     Blocks,
     Change,
     Copy,
@@ -20,8 +22,6 @@ from nodes.routing.wire import (
     Settled,
     Wish,
 )
-from proto.limits import FRAME_BYTES_MAX
-from proto.messages import LegName
 
 VALUES = [
     Blocks(3, 5, 9, [Change(1, b"12345678", 2), Change(3)], 4),
@@ -33,7 +33,6 @@ VALUES = [
     Settled([LegName(1, 1)], [LegName(2, 1)], [Output(1, 1, 9)]),
     Report(1, 2, 3, 4, 5),
     Wish(b"12345678", 17, 16, 9, -1, 2, "session", 0, {"temperature": 0.5}),
-    wire.Advice(5, 1, 3, "kv: because"),
     Parked(1, 1, 5),
 ]
 

@@ -8,7 +8,7 @@ from xxhash import xxh3_64_intdigest
 from nodes.engines.blocks import chain, root
 from nodes.routing.hashes import Hashes, unpack
 from nodes.routing.publisher import Publisher
-from nodes.routing.wire import Copy, Piece
+from proto.placing import Copy, Piece
 
 BLOCK = 2
 SALTS = ("", "a", "b")

@@ -1,4 +1,7 @@
-"""Pure. What workers, routers and frontends tell each other about caches and loads: values of the mesh's messages.
+"""Pure. The messages of placing, and those about caches and loads that it is made from.
+
+    owner  -> router   Place     where should this attempt go?
+    router -> owner    Placed    there, and why
 
     worker -> router   Blocks    what changed, numbered; empty when nothing did, so that a lost tail is noticed
     router -> worker   Replay    tell me what came after this number, and from now on everything
@@ -9,7 +12,7 @@
     router -> router   Routed    what I placed; and Settled, passed on
     router -> owner    Parked    no answer yet: everybody is busy, and you are in the queue
 
-Hashes travel packed (`nodes.routing.hashes`). A rank is one data-parallel rank of a worker: a cache of its own.
+Hashes travel packed, 8 bytes each, little-endian. A rank is one data-parallel rank of a worker: a cache of its own.
 """
 
 from enum import IntEnum
@@ -17,8 +20,9 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from proto import limits
+from proto.basics import U16, U32, U64, Attempt, LegName, Message, Name, Priority, Text
 from proto.limits import KIB
-from proto.messages import U16, U32, U64, Attempt, LegName, Name
 
 CHANGE_BLOCKS_MAX = 1_024  # of one change: a router needs 1 us for a block, and a pause must stay small
 BLOCKS_BYTES_TARGET = 16 * KIB  # a longer replay is cut here: 2 ms of the router's time
@@ -30,11 +34,12 @@ LEVELS_MAX = 3  # device; with host memory; with disk too
 RANKS_MAX = 256  # data-parallel ranks of one worker
 PROMPT_BLOCKS_MAX = 131_072  # a prompt of a million tokens in blocks of 8
 BLOCK_TOKENS_MAX = 65_536  # of one block: beyond any engine's
+OVERRIDES_MAX = 64  # knobs that one request sets: there are fewer
 ENTRIES_MAX = 1_024  # requests in one Routed or Settled
 ROUTED_BYTES_TARGET = 128 * KIB  # of the hashes in one Routed
 
 Rank = tuple[int, int]  # a worker's node, and its data-parallel rank
-RankNumber = Annotated[int, Meta(ge=0, lt=RANKS_MAX)]
+RankNumber = Annotated[int, Meta(ge=0, le=RANKS_MAX - 1)]
 ChangeHashes = Annotated[bytes, Meta(max_length=8 * CHANGE_BLOCKS_MAX)]
 PieceHashes = Annotated[bytes, Meta(max_length=8 * PIECE_BLOCKS_MAX)]
 PromptHashes = Annotated[bytes, Meta(max_length=8 * PROMPT_BLOCKS_MAX)]
@@ -56,7 +61,7 @@ class Change(Struct, array_like=True, frozen=True, gc=False):
     level: U16 = 0  # a block is on a level if it is cached there or nearer: 0 device, 1 host, 2 disk
 
 
-class Blocks(Struct, array_like=True, gc=False):
+class Blocks(Message, tag=50):
     """Worker to router: changes `first`, `first` + 1, ... of one rank."""
 
     rank: RankNumber
@@ -66,14 +71,14 @@ class Blocks(Struct, array_like=True, gc=False):
     ranks: Annotated[int, Meta(ge=1, le=RANKS_MAX)] = 1  # how many this worker has
 
 
-class Replay(Struct, array_like=True, gc=False):
+class Replay(Message, tag=51):
     """Router to worker: I know this rank up to `after`; 0: nothing."""
 
     rank: RankNumber
     after: U64 = 0
 
 
-class Cut(Struct, array_like=True, gc=False):
+class Cut(Message, tag=52):
     """Worker to router: what came after that is forgotten; copy these pieces."""
 
     rank: RankNumber
@@ -82,7 +87,7 @@ class Cut(Struct, array_like=True, gc=False):
     ranks: Annotated[int, Meta(ge=1, le=RANKS_MAX)] = 1
 
 
-class Copy(Struct, array_like=True, gc=False):
+class Copy(Message, tag=53):
     """Router to worker: this piece of so many."""
 
     rank: RankNumber
@@ -90,7 +95,7 @@ class Copy(Struct, array_like=True, gc=False):
     pieces: Annotated[int, Meta(ge=1, le=PIECES_MAX)]
 
 
-class Piece(Struct, array_like=True, gc=False):
+class Piece(Message, tag=54):
     """Worker to router: all blocks of this piece, by level, as of `sequence`."""
 
     rank: RankNumber
@@ -115,7 +120,7 @@ class Placement(Struct, array_like=True, gc=False):
     expected_tokens: U32 = 0  # of output; 0: unknown
 
 
-class Routed(Struct, array_like=True, gc=False):
+class Routed(Message, tag=56):
     """Router to router: I placed these."""
 
     placements: Annotated[list[Placement], Meta(max_length=ENTRIES_MAX)]
@@ -129,7 +134,7 @@ class Output(Struct, array_like=True, gc=False):
     tokens: U32
 
 
-class Settled(Struct, array_like=True, gc=False):
+class Settled(Message, tag=55):
     """Owner to router, or passed on: these have had their first token; these have more; these are over."""
 
     prefilled: Annotated[list[LegName], Meta(max_length=ENTRIES_MAX)] = []
@@ -154,25 +159,40 @@ class Wish(Struct, array_like=True, gc=False):
     tokens: U32 = 0  # of the prompt and what was generated
     block_tokens: Annotated[int, Meta(ge=1, le=BLOCK_TOKENS_MAX)] = 16  # the block size of `hashes`
     expected_tokens: U32 = 0
-    priority: int = 0  # lower goes first
-    strict_priority: int = 0  # tiers: a lower tier goes before all of a higher one
+    priority: Priority = 0  # lower goes first
+    strict_priority: Priority = 0  # tiers: a lower tier goes before all of a higher one
     session: Name = ""  # a hint: earlier requests of it may have left something
-    rank: int = -1  # this data-parallel rank only
-    overrides: dict[Name, float] = {}  # knobs, for this request only
+    rank: Annotated[int, Meta(ge=-1, le=RANKS_MAX - 1)] = -1  # this data-parallel rank only
+    overrides: Annotated[dict[Name, float], Meta(max_length=OVERRIDES_MAX)] = {}  # knobs, for this request only
 
 
-class Advice(Struct, array_like=True, gc=False):
-    """What a Placed says besides its node."""
-
-    node: U64
-    rank: RankNumber = 0
-    cached_blocks: U32 = 0  # that the choice counts on
-    why: str = ""
-
-
-class Parked(Struct, array_like=True, gc=False):
+class Parked(Message, tag=57):
     """Router to owner: wait; this many are before you."""
 
     request: U64
     attempt: Attempt
     before: U32 = 0
+
+
+class Place(Message, tag=48):
+    """Owner to router: where should this attempt go?"""
+
+    request: U64
+    attempt: Attempt
+    endpoint: Name
+    policy: Name = ""  # empty: the router's own
+    length: U32 = 0  # of the prompt and what was generated, in tokens
+    excluded: Annotated[list[U64], Meta(max_length=limits.EXCLUDED_MAX)] = []  # nodes that just failed or refused it
+    wish: Wish | None = None
+
+
+class Placed(Message, tag=49):
+    """Router to owner: there, and why. Advice; the holder alone decides over its slots."""
+
+    request: U64
+    attempt: Attempt
+    itinerary: Annotated[list[U64], Meta(max_length=limits.STOPS_MAX)] = []  # nodes, in order; empty: nobody
+    why: Text = ""
+    endpoints: Annotated[list[Name], Meta(max_length=limits.STOPS_MAX)] = []  # at each stop; those not named: as asked
+    rank: RankNumber = 0  # at the last stop
+    cached_blocks: U32 = 0  # that the choice of the last stop counts on
