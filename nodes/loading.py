@@ -19,6 +19,7 @@ SIM_SLOTS = 256  # what a large GPU batches
 SIM_BLOCKS = 16_384
 SIM_STEP_TOKENS = 8_192
 NUMPY_SLOTS = 32
+WAITING_MIN = 1_024  # of the engine's own queue
 NUMPY_STEP_TOKENS = 512  # a prompt in larger pieces would hold up the streams beside it for too long
 
 
@@ -58,6 +59,7 @@ def _numpy(folder: Path, options: EngineOptions, tokenizer: Tokenizer) -> Made:
         folder=str(folder),
         exact=options.exact,
         slots=slots,
+        waiting_max=waiting_max(slots),
         step_tokens=max(options.step_tokens or NUMPY_STEP_TOKENS, slots),
         block_tokens=options.block_tokens,
         context=options.context,
@@ -84,6 +86,7 @@ def _sim(folder: Path, options: EngineOptions, tokenizer: Tokenizer) -> Made:
         vocabulary=tokenizer.vocabulary,
         context=options.context or tokenizer.context or SIM_CONTEXT,
         slots=slots,
+        waiting_max=waiting_max(slots),
         step_tokens=max(options.step_tokens or SIM_STEP_TOKENS, slots),
         block_tokens=options.block_tokens,
         blocks=options.blocks or SIM_BLOCKS,
@@ -94,6 +97,11 @@ def _sim(folder: Path, options: EngineOptions, tokenizer: Tokenizer) -> Made:
     settings = Settings(limits, options.timing, tokens, folder.name, options.poison)
     engine = faults.FaultyEngine(settings, xxh3_64_intdigest, faults.parse(options.fault))
     return engine, engine.start(), tokens
+
+
+def waiting_max(slots: int) -> int:
+    """All that the node starts at once may come between two steps, while those before are still in their slots."""
+    return max(WAITING_MIN, 2 * slots)
 
 
 _LOADERS: dict[str, Callable[[Path, EngineOptions, Tokenizer], Made]] = {"numpy": _numpy, "sim": _sim}

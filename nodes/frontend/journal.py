@@ -1,19 +1,14 @@
 """Shell. The lines about requests: written a few times a second, all at once, because a line costs a system call."""
 
 import asyncio
-import sys
 import time
 from collections.abc import Callable
 
+from mesh.logs import outlet
 from nodes.frontend.record import Record, as_json, as_text
 
 FLUSH_S = 0.1  # how late a line may be
 LINES_MAX = 1_000  # a flood is not gathered first
-
-
-def _stderr(text: str) -> None:
-    sys.stderr.write(text)
-    sys.stderr.flush()
 
 
 def _text(record: Record, wall_s: float) -> str:
@@ -24,7 +19,7 @@ def _text(record: Record, wall_s: float) -> str:
 class Journal:
     """Where records go."""
 
-    def __init__(self, log_format: str = "text", write: Callable[[str], None] = _stderr) -> None:
+    def __init__(self, log_format: str = "text", write: Callable[[str], None] = outlet.put) -> None:
         self._line = as_json if log_format == "json" else _text
         self._write = write
         self._records: list[tuple[Record, float]] = []

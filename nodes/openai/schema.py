@@ -63,7 +63,7 @@ class Common(Struct, kw_only=True):
     best_of: Choices | None = None
     top_k: Annotated[int, Meta(ge=-1, le=TOKEN_ID_MAX)] | None = None
     min_p: Share | None = None
-    repetition_penalty: Annotated[float, Meta(gt=0.0, le=10.0)] | None = None
+    repetition_penalty: Annotated[float, Meta(ge=0.01, le=10.0)] | None = None
     min_tokens: Annotated[int, Meta(ge=0, le=TOKENS_MAX)] | None = None
     ignore_eos: bool | None = None
     stop_token_ids: Annotated[list[TokenId], Meta(max_length=limits.STOP_TOKENS_MAX)] | None = None
@@ -75,12 +75,63 @@ class Common(Struct, kw_only=True):
     priority: Annotated[int, Meta(ge=-limits.PRIORITY_MAX, le=limits.PRIORITY_MAX)] | None = None  # lower is sooner
 
 
-class TextPart(Struct):
-    """A part of a message: text is the only kind."""
+class TextPart(Struct, tag_field="type", tag="text"):
+    """A part of a message: text."""
 
-    type: Literal["text", "refusal"]
     text: str | None = None
+
+
+class RefusalPart(Struct, tag_field="type", tag="refusal"):
+    """What an assistant said instead of an answer."""
+
     refusal: str | None = None
+
+
+class Link(Struct):
+    """Where bytes are: in the URL itself (`data:`), or elsewhere if the frontend was told to fetch from there."""
+
+    url: str
+    detail: Literal["auto", "low", "high", "original"] | None = None  # a model has one size for all pictures
+
+
+class Sound(Struct):
+    """A sound in base64. Its format is told by its first bytes."""
+
+    data: str
+    format: Label | None = None
+
+
+class ImagePart(Struct, tag_field="type", tag="image_url"):
+    """A picture."""
+
+    image_url: Link | str
+
+
+class AudioPart(Struct, tag_field="type", tag="input_audio"):
+    """A sound, inline."""
+
+    input_audio: Sound
+
+
+class AudioLinkPart(Struct, tag_field="type", tag="audio_url"):
+    """A sound by its URL."""
+
+    audio_url: Link | str
+
+
+class VideoPart(Struct, tag_field="type", tag="video_url"):
+    """A clip; its frames are looked at, its sound is not heard."""
+
+    video_url: Link | str
+
+
+class EmbedsPart(Struct, tag_field="type", tag="image_embeds"):
+    """A picture whose embedding was computed before: base64 of a .npy file with (rows, features) floats."""
+
+    image_embeds: str
+
+
+ContentPart = TextPart | RefusalPart | ImagePart | AudioPart | AudioLinkPart | VideoPart | EmbedsPart
 
 
 class Function(Struct):
@@ -102,7 +153,7 @@ class Message(Struct):
     """One message. Fields that are not listed reach the chat template unchanged."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | list[TextPart] | None = None
+    content: str | list[ContentPart] | None = None
     name: str | None = None
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None

@@ -28,11 +28,12 @@ class Exhausted(Exception):
 class Budget:
     """What one rendering has left."""
 
-    __slots__ = ("_clock", "_end", "_look", "chars", "steps")
+    __slots__ = ("_clock", "_end", "_look", "_seconds", "chars", "steps")
 
     def __init__(self, clock: Callable[[], float], values: int = 0, chars: int = 0) -> None:
         self._clock = clock
-        self._end = clock() + SECONDS_MAX + SECONDS_PER_VALUE * values
+        self._seconds = SECONDS_MAX + SECONDS_PER_VALUE * values
+        self._end = 0.0  # by the clock, from the first look at it: most templates end before
         self.steps = STEPS_MAX + STEPS_PER_VALUE * values + STEPS_PER_KIB * (chars // 1024)
         self.chars = CHARS_MAX + CHARS_PER_CHAR * chars
         self._look = self.steps
@@ -44,7 +45,9 @@ class Budget:
             raise Exhausted("it takes too many steps")
         if self._look - self.steps >= CLOCK_STEPS:
             self._look = self.steps
-            if self._clock() > self._end:
+            now = self._clock()
+            self._end = self._end or now + self._seconds
+            if now > self._end:
                 raise Exhausted("it takes too long")
 
     def make(self, chars: int) -> None:

@@ -16,6 +16,7 @@ from tokenizers import Tokenizer as Library
 from tokenizers.decoders import DecodeStream
 
 from nodes.text.detokenizer import REPLACEMENT, ByteDetokenizer, Detokenizer, Spellings
+from nodes.text.words import Words, separable
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its thread pool does not survive a fork, and gains nothing
 
@@ -69,6 +70,8 @@ class Tokenizer:
         self._library.no_truncation()
         self._library.no_padding()
         self._decoder = _kind(files.tokenizer)
+        self._words = Words(self._library_encode) if separable(_object(files.tokenizer, "tokenizer.json")) else None
+        self._adds = self._library.num_special_tokens_to_add(False) > 0  # around a text, if that is wanted
         normalizer = self._library.normalizer
         self._normalizer = type(normalizer).__name__ if normalizer is not None else None
         self._special = {index for index, added in self._library.get_added_tokens_decoder().items() if added.special}
@@ -79,8 +82,12 @@ class Tokenizer:
 
     def encode(self, text: str, add_special: bool = True) -> list[int]:
         """The tokens of a text. It leaves the interpreter free meanwhile, so a long text may be given to a thread."""
-        found: list[int] = self._library.encode_batch_fast([text], add_special_tokens=add_special)[0].ids
-        return found
+        if self._words is None or (add_special and self._adds):
+            return self._library_encode([text], add_special)[0]
+        return self._words.encode(text)
+
+    def _library_encode(self, texts: list[str], add_special: bool = False) -> list[list[int]]:
+        return [found.ids for found in self._library.encode_batch_fast(texts, add_special_tokens=add_special)]
 
     def at_most(self, text: str, tokens_max: int, add_special: bool = True) -> list[int] | int:
         """The tokens of a text, or how many it has at least if they are too many: then it is not encoded as a whole.

@@ -3,10 +3,11 @@
 import json
 import logging
 import sys
+import threading
 
 import pytest
 
-from mesh.logs import REMARK_S, REMARKS_MAX, JsonLines, Remarks
+from mesh.logs import REMARK_S, REMARKS_MAX, WAITING_BYTES_MAX, JsonLines, Outlet, Remarks
 
 
 def test_the_same_topic_is_said_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
@@ -36,3 +37,39 @@ def test_json_lines_carry_the_traceback() -> None:
     found = json.loads(line)
     assert (found["level"], found["logger"], found["text"]) == ("error", "a.b", "it failed")
     assert "ValueError: boom" in found["traceback"]
+
+
+def test_a_reader_that_stops_holds_up_nobody_and_hears_what_it_missed() -> None:
+    """The pipe is full, so a write blocks until somebody reads."""
+    reads, written = threading.Event(), []
+
+    def write(text: str) -> None:
+        assert reads.wait(10.0)
+        written.append(text)
+
+    outlet = Outlet(write)
+    line = "x" * 1023 + "\n"
+    for _ in range(2 * WAITING_BYTES_MAX // len(line)):
+        outlet.put(line)
+    outlet.flush(0.01)
+    reads.set()
+    outlet.flush(10.0)
+    outlet.put("later\n")
+    outlet.flush(10.0)
+    told = "".join(written)
+    shown, lost = told.count(line), int(told.partition("(")[2].partition(" lines")[0])
+    assert shown + lost == 2 * WAITING_BYTES_MAX // len(line) and lost > 0
+    assert shown * len(line) <= 2 * WAITING_BYTES_MAX
+    assert "later\n" in told
+    outlet.close()
+
+
+def test_an_outlet_whose_reader_is_gone() -> None:
+    def write(text: str) -> None:
+        raise BrokenPipeError
+
+    outlet = Outlet(write)
+    outlet.put("one\n")
+    outlet.flush(10.0)
+    outlet.put("two\n")
+    outlet.close()
