@@ -28,6 +28,7 @@ from bench.systems import MODEL, READY_S, Shape, System, running
 from bench.tinymodel import made
 
 KINDS = ("none", "kill", "freeze", "drain", "crash", "hang")
+RESTART_S = 0.2  # as a supervisor waits; a start takes a core for a second, and is not what is measured
 SIGNALS = {  # what does it, and with what a worker must have been started for that
     "kill": (signal.SIGKILL, ()),
     "freeze": (signal.SIGSTOP, ()),
@@ -75,6 +76,7 @@ class Workers:
         self._names = [name for name in system.processes if name.startswith("worker")]
         self._next = 0
         self._ill: dict[str, tuple[float, int]] = {}  # until when, and the signal that ends it
+        self._dead: dict[str, float] = {}  # since when
         self.faults: list[Fault] = []
 
     def node(self, name: str) -> str:
@@ -95,7 +97,8 @@ class Workers:
                 self._system.processes[name].signal(number)
                 del self._ill[name]
         for name in self._names:
-            if not self._system.processes[name].alive():
+            if not self._system.processes[name].alive() and now >= self._dead.setdefault(name, now) + RESTART_S:
+                del self._dead[name]
                 self._system.start(name)
 
     def strike(self, kind: str) -> bool:
