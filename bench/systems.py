@@ -36,6 +36,7 @@ class Shape(Struct, frozen=True, kw_only=True):
     instant_prompts: bool = False  # ours only: prompts take no time, so that what else takes time is seen
     worker_flags: tuple[str, ...] = ()
     frontend_flags: tuple[str, ...] = ()
+    router_flags: tuple[str, ...] = ()
     cores: str = SERVERS
 
 
@@ -109,6 +110,8 @@ def ours(system: System, name: str) -> Command:
     if role == "worker":
         words += ["--engine", "sim", "--model", str(system.model), "--name-as", MODEL, "--slots", str(shape.slots)]
         words += ["--queue", str(max(256, shape.slots)), *our_pace(shape), *shape.worker_flags]
+    if role == "router":
+        words += shape.router_flags
     if role == "frontend":
         words += ["--port", str(system.port), "--log-format", "json", *shape.frontend_flags]
     clean = {key: value for key, value in os.environ.items() if not key.startswith("WIREMESH_")}

@@ -4,8 +4,9 @@
 
 Two processes, one owns the bytes, one pulls. Every round measures every transport once, one after the other, beside a
 plain memcpy and a plain ZeroMQ copy (the same 256 KiB frames, blocking, nothing else), so that a busy machine is unfair
-to all alike; ratios are of medians. CPU is that of both processes. `--tokens` runs a stream of small messages between
-the same two event loops and compares the gaps between them at rest and while 1 GiB moves.
+to all alike; ratios are of medians. CPU is that of both processes. `--tokens` runs streams of small messages between
+the same two event loops, a token of each every 20 ms, and compares the gaps between a stream's tokens at rest and while
+1 GiB moves, again and again for as long as at rest.
 """
 
 import argparse
@@ -38,9 +39,12 @@ from proto.limits import MIB
 
 WARM_UPS = 1
 PATIENCE_S = 120.0
-TOKEN_S = 0.002  # between two tokens: ten times as dense as a fast engine's, so that a few seconds have a p99
+STREAMS = 32  # so many that a few seconds have a p99
+PACE_S = 0.02  # between two tokens of a stream, as a fast engine makes them
+REST_S = 1.0  # of each turn, at rest and beside transfers; these are repeated until it is over
+TURNS = 3
 TOKENS_MIB = 1024
-TOKEN = b"\x01" * 64
+TOKEN_BYTES = 64
 LEASE_S = 3600.0
 
 
@@ -64,6 +68,7 @@ class Gaps(msgspec.Struct):
     p50_ms: float
     p99_ms: float
     max_ms: float
+    to_rest: float  # its p99 as a multiple of that at rest
 
 
 # --- The owner's process --------------------------------------------------------------------------------
@@ -113,13 +118,14 @@ def _ways() -> tuple[Way, ...]:
 
 
 async def _stream(outboxes: links.Outboxes) -> None:
-    """Tokens at their own times, whatever else happens."""
+    """Tokens of all streams at their own times, whatever else happens."""
     loop = asyncio.get_running_loop()
     at = loop.time()
     while True:
-        at += TOKEN_S
-        await asyncio.sleep(max(0.0, at - loop.time()))
-        outboxes.send(1, TOKEN)
+        for stream in range(STREAMS):
+            at += PACE_S / STREAMS
+            await asyncio.sleep(max(0.0, at - loop.time()))
+            outboxes.send(1, bytes([stream]) * TOKEN_BYTES)
 
 
 def _send_plain(socket: "zmq.Socket[bytes]", view: memoryview) -> None:
@@ -268,15 +274,15 @@ def _figure(name: str, mib: int, walls: dict[str, list[float]], cpu: float) -> F
 
 
 async def token_gaps(bench: Bench, mib: int) -> list[Gaps]:
-    """The stream alone, and beside each transport, in turns; each as long as 1 GiB takes, but a second at least."""
+    """The streams alone, and beside each transport, in turns."""
     loop = asyncio.get_running_loop()
     context = links.new_context()
     inbox = links.Inbox(context)
     inbox.bind([f"ipc://{bench.folder}/tokens"])
-    arrivals: list[float] = []
+    arrivals: list[list[float]] = [[] for _ in range(STREAMS)]
 
     def drain() -> None:
-        if inbox.drain(lambda _peer, _frame: arrivals.append(time.perf_counter()), lambda _peer: None, 256):
+        if inbox.drain(lambda _peer, token: arrivals[token[0]].append(time.perf_counter()), lambda _peer: None, 256):
             loop.call_soon(drain)
 
     loop.add_reader(inbox.descriptor, drain)
@@ -284,26 +290,35 @@ async def token_gaps(bench: Bench, mib: int) -> list[Gaps]:
     bench.owner.send(("tokens",))
     handle = await bench.handle(mib * MIB)
     found: dict[str, list[float]] = {}
-    for name in ("rest", *bench.possible(handle)) * 3:
-        await asyncio.sleep(0.1)
-        arrivals.clear()
-        begun = loop.time()
-        for _ in range(TOKENS_MIB // mib if name != "rest" else 0):
-            await bench.pull(name, handle)
-        if name == "rest":
-            await asyncio.sleep(1.0)
-        took = loop.time() - begun
-        gaps = [1e3 * (b - a) for a, b in pairwise(arrivals)]
-        found.setdefault(name, []).extend(gaps)
-        print(f"  {name}: {took:.2f} s", file=sys.stderr)
+    for name in ("rest", *bench.possible(handle)) * TURNS:
+        await asyncio.sleep(5 * PACE_S)
+        for times in arrivals:
+            times.clear()
+        moved, took = await _meanwhile(bench, name, handle)
+        found.setdefault(name, []).extend(1e3 * (b - a) for times in arrivals for a, b in pairwise(times))
+        print(f"  {name}: {took:.2f} s, {moved * mib} MiB", file=sys.stderr)
     loop.remove_reader(inbox.descriptor)
     inbox.close()
     await links.terminate(context)
-    return [_gaps(name, sorted(gaps)) for name, gaps in found.items()]
+    rest = sorted(found["rest"])
+    return [_gaps(name, sorted(gaps), rest) for name, gaps in found.items()]
 
 
-def _gaps(name: str, gaps: Sequence[float]) -> Gaps:
-    return Gaps(name, len(gaps), gaps[len(gaps) // 2], gaps[int(len(gaps) * 0.99)], gaps[-1])
+async def _meanwhile(bench: Bench, name: str, handle: Handle) -> tuple[int, float]:
+    """Nothing, or 1 GiB and more until time is up: how many transfers, and how long that took."""
+    begun, moved = time.perf_counter(), 0
+    if name == "rest":
+        await asyncio.sleep(REST_S)
+    else:
+        while moved * handle.size < TOKENS_MIB * MIB or time.perf_counter() - begun < REST_S:
+            await bench.pull(name, handle)
+            moved += 1
+    return moved, time.perf_counter() - begun
+
+
+def _gaps(name: str, gaps: Sequence[float], rest: Sequence[float]) -> Gaps:
+    p99, at_rest = (found[int(len(found) * 0.99)] for found in (gaps, rest))
+    return Gaps(name, len(gaps), gaps[len(gaps) // 2], p99, gaps[-1], p99 / at_rest)
 
 
 # --- The command ---------------------------------------------------------------------------------------------
@@ -359,7 +374,7 @@ def table(results: dict[str, object]) -> str:
     for gap in msgspec.convert(results["gaps"], list[Gaps]):
         lines.append(
             f"tokens beside {gap.during:12} p50 {gap.p50_ms:6.2f} ms  p99 {gap.p99_ms:6.2f} ms"
-            f"  max {gap.max_ms:6.2f} ms  ({gap.tokens} gaps)"
+            f"  ({gap.to_rest:.0%} of rest)  max {gap.max_ms:6.2f} ms  ({gap.tokens} gaps)"
         )
     return "\n".join(lines)
 

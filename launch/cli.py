@@ -103,7 +103,16 @@ def _parser() -> argparse.ArgumentParser:
 
 def _serving_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """The commands that serve models, and the one that talks to them."""
-    from launch import flags_chat, flags_drain, flags_frontend, flags_router, flags_up, flags_worker
+    from launch import (
+        flags_chat,
+        flags_drain,
+        flags_explain,
+        flags_frontend,
+        flags_pools,
+        flags_router,
+        flags_up,
+        flags_worker,
+    )
     from mesh.options import add_arguments
 
     up = _command(commands, "up", "serve a model: workers, frontends and routers, kept running", flags_up.UP_EPILOG)
@@ -122,6 +131,15 @@ def _serving_commands(commands: "argparse._SubParsersAction[argparse.ArgumentPar
     router = _command(commands, "router", "say where requests should go: one node")
     add_arguments(router, flags_router.RouterFlags, flags_router.ROUTER_HELP, "router")
     add_arguments(router)
+
+    pools = _command(commands, "pools", "say in which pool of workers requests should go, and to whom there: one node")
+    add_arguments(pools, flags_pools.PoolsFlags, flags_pools.POOLS_HELP, "pools")
+    add_arguments(pools)
+
+    explain = _command(commands, "explain", "say why a request went where it went: candidates, caches, loads, costs")
+    explain.add_argument("request", metavar="REQUEST", help=flags_explain.REQUEST_HELP)
+    add_arguments(explain, flags_explain.ExplainFlags, flags_explain.EXPLAIN_HELP, "explain")
+    add_arguments(explain)
 
     drain = _command(commands, "drain", "let a node leave: it takes no more work, and what runs there moves")
     drain.add_argument("node", metavar="NODE", help="its id, the beginning of its id, or its name")

@@ -8,6 +8,8 @@ from mesh.options import OptionRefused
 from mesh.placement import POLICIES
 from nodes.frontend import limits
 from nodes.frontend.settings import Settings
+from nodes.media import guard
+from nodes.media.limits import PART_BYTES_DEFAULT, PART_BYTES_MAX
 from proto.limits import MIB
 
 CHOICES = tuple(name.replace("_", "-") for name in POLICIES if name != "direct")
@@ -34,6 +36,8 @@ class FrontendFlags(Struct, frozen=True):
     cors_origin: tuple[str, ...] = ()
     tls_cert: str = ""
     tls_key: str = ""
+    media_bytes_max: int = PART_BYTES_DEFAULT
+    media_urls: tuple[str, ...] = ()
     json_pings: bool = False
 
     def __post_init__(self) -> None:
@@ -46,11 +50,17 @@ class FrontendFlags(Struct, frozen=True):
         _within("--streams-max", self.streams_max, 1, 1_000_000)
         _within("--body-bytes-max", self.body_bytes_max, 1, limits.BODY_BYTES_MAX)
         _within("--kept-bytes-max", self.kept_bytes_max, 0, 2**50)
+        _within("--media-bytes-max", self.media_bytes_max, 1, PART_BYTES_MAX)
         _within("--concurrency-per-key", self.concurrency_per_key, 0, 1_000_000)
         if not 0 <= self.rate_per_key < inf:
             raise OptionRefused(f"--rate-per-key is {self.rate_per_key}: it must be requests per second, 0 or more")
         if bool(self.tls_cert) != bool(self.tls_key):
             raise OptionRefused("--tls-cert and --tls-key belong together: give both or none")
+        for rule in self.media_urls:
+            try:
+                guard.refuse_rule(rule)
+            except ValueError as error:
+                raise OptionRefused(f"--media-urls: {error}") from None
         for origin in self.cors_origin:
             if not origin.isascii() or not origin.isprintable() or " " in origin:
                 raise OptionRefused(f"--cors-origin is {origin!r}: write https://HOST, or * for all")
@@ -69,6 +79,8 @@ class FrontendFlags(Struct, frozen=True):
             rate_per_key=self.rate_per_key,
             concurrency_per_key=self.concurrency_per_key,
             cors_origins=self.cors_origin,
+            media_bytes_max=self.media_bytes_max,
+            media_urls=tuple(rule for rule in self.media_urls if rule != guard.OFF),
             json_pings=self.json_pings,
         )
 
@@ -93,6 +105,11 @@ FRONTEND_HELP = {
     "cors_origin": "a web page's origin whose scripts may call, or * for all; may be repeated (default: none)",
     "tls_cert": "a PEM file with the certificate chain: serve HTTPS",
     "tls_key": "a PEM file with its private key",
+    "media_bytes_max": "the largest picture, sound or clip of a request "
+    f"(default: {PART_BYTES_DEFAULT // MIB} MiB); inline ones are bounded by --body-bytes-max too",
+    "media_urls": "from where links in requests are fetched: HOST or HOST:PORT, or `public` for every host of the "
+    "public Internet; may be repeated. A host that is named may have a private address (default: off, nothing is "
+    "fetched)",
     "json_pings": "write spaces before an answer that is not streamed while it is waited for, so that no proxy gives "
     "up; an error is then told after a status of 200",
 }

@@ -1,8 +1,9 @@
 """Pure. The flags of `wiremesh worker`."""
 
 from mesh.options import OptionRefused
-from nodes.engine_options import ENGINES, KV_BYTES, EngineOptions
+from nodes.engine_options import ENGINES, KV_BYTES, STAGING_BYTES, WAYS, EngineOptions
 from nodes.faults import FORM
+from nodes.tiers.options import DISK_FORM, STORE_FORM, USES
 
 QUEUE = 256  # requests that wait here: more would wait longer than a client does
 THREADS_MAX = 1024
@@ -25,23 +26,37 @@ class WorkerFlags(EngineOptions, frozen=True):
 WORKER_HELP = {
     "model": "what to serve: a Hugging Face model directory, or demo (default: demo)",
     "name_as": "the name that clients ask for (default: the directory's)",
-    "engine": f"{' or '.join(ENGINES)}: numpy computes the model on this CPU; sim only pretends, with the "
-    "batching, cache and timing of a GPU (default: numpy)",
-    "slots": "requests that run at once (default: 32 for numpy, 256 for sim)",
+    "engine": f"{', '.join(ENGINES)}: numpy computes the model on this CPU; transformers any causal model of that "
+    "library, on a CPU or GPU; sim only pretends, with the batching, cache and timing of a GPU (default: numpy)",
+    "device": "transformers: cpu, cuda, cuda:1 ... (default: the first GPU, or the CPU)",
+    "dtype": "transformers: auto, float32, float16 or bfloat16 (default: auto, as the model's files say)",
+    "role": "worker does whole requests; prefill computes prompts and hands their cache over; decode goes on with what "
+    "was handed over; encoder makes embeddings of pictures, sounds and clips (default: worker)",
+    "enforce_disagg": "decode: refuse what no prefill worker has computed, instead of computing it here",
+    "kv_staging_bytes": "memory for caches on their way to or from other workers, taken as it is used; 0: none are "
+    f"moved (default: {STAGING_BYTES}, 256 MiB)",
+    "transports": f"how caches are moved, the best first: shared, bulk, nixl (default: {WAYS})",
+    "pool": "the pool that it belongs to, where 'wiremesh pools' places requests (default: the one called default)",
+    "slots": "requests that run at once (default: 32, or 256 for sim)",
     "queue": f"requests that may wait for a slot; more are sent elsewhere or refused (default: {QUEUE})",
     "context": "positions of one request, prompt and answer (default: what the model has)",
     "block_tokens": "positions in one block of the key-value cache (default: 16)",
     "blocks": "sim: blocks of the key-value cache (default: 16384)",
-    "kv_bytes": f"numpy: memory for the key-value cache, taken as it is used (default: {KV_BYTES}, 1 GiB)",
-    "step_tokens": "positions that one step computes; longer prompts are cut (default: 512 for numpy, 8192 for sim)",
+    "kv_bytes": f"memory for the key-value cache, not of sim (default: {KV_BYTES}, 1 GiB)",
+    "step_tokens": "positions that one step computes; longer prompts are cut (default: 512, or 8192 for sim)",
     "caching": "keep the cache of prompts that begin alike (default: yes)",
     "hand_over": "when the cache is full, move the last request to another worker instead of computing it again later",
     "exact": "numpy: each request's tokens depend on nothing but the request, to the last bit; slower",
-    "threads": "numpy: threads of one matrix product (default: the environment's OPENBLAS_NUM_THREADS, or 1)",
+    "threads": "threads of one matrix product (default: the environment's OPENBLAS_NUM_THREADS, or 1)",
     "speedup": "sim: divide all times by this; 0 is as fast as it can (default: 1)",
     "prefill_ms": "sim: a measured point TOKENS:MS of how long a step with so many prompt tokens takes; repeat it "
     "for a table (default: a formula)",
     "decode_ms": "sim: likewise for the decodes of a step, by tokens in the cache; a single point is a constant",
     "fault": f"sim: fail, to see what the mesh does: {FORM}. Without @STEP, SIGUSR2 begins and ends it",
+    "kv_host_bytes": "host memory for blocks that the cache has no room for (default: none, or 256 MiB with --kv-disk "
+    "or --kv-store)",
+    "kv_disk": f"{DISK_FORM}: blocks go there too, and a worker that is started again finds them",
+    "kv_store": f"{STORE_FORM}: a directory or bucket that all workers of a model share",
+    "kv_uses": f"requests that must have used a block before it is written there (default: {USES}; 1: all are)",
     "poison": "sim: a token id; a prompt that has it crashes the engine",
 }

@@ -42,3 +42,18 @@ set_up() {
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".${extra:+[$extra]}"
     printf '%s %s\n' "$wanted" "$extra" >"$stamp"
 }
+
+# The tests of one engine, which is installed outside of the repository. TORCH says which torch to install, as in
+# TORCH="torch --index-url https://download.pytorch.org/whl/cpu" on a machine without a GPU.
+test_engine() {
+    local engine=$1 home=${WIREMESH_ENGINES:-$HOME/.cache/wiremesh/engines}/$1
+    [ "$engine" = transformers ] || give_up "--engine is '$engine': it must be transformers"
+    if [ ! -x "$home/bin/python" ]; then
+        say "making $home"
+        "$(find_python)" -m venv "$home"
+    fi
+    # shellcheck disable=SC2086
+    "$home/bin/python" -m pip install --quiet --disable-pip-version-check ${TORCH:-torch}
+    "$home/bin/python" -m pip install --quiet --disable-pip-version-check --editable ".[test,transformers]"
+    "$home/bin/python" -m pytest --quiet -p no:cacheprovider tests/nodes/engines/test_transformers.py
+}

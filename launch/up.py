@@ -34,6 +34,7 @@ LINE_BYTES_MAX = 65_536  # of a node that does not end its line
 READ_BYTES = 65_536
 LAST_READS = 4  # a pipe holds 64 KiB; more would come from a child of the dead process, which may live on
 REDRAW_S = 1.0
+SPLIT_VARIABLE = "WIREMESH_ROUTER_DISAGG_TOKENS"  # when a prompt is worth the trip to a prefill worker
 HOST_CHARS_MAX = 64
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SIGNALS = {number.value: number.name for number in signal.Signals}
@@ -61,15 +62,21 @@ def places_of(
     """A place for each node, with the command of its process."""
     worker = [*_given("model", flags.model), *_given("engine", flags.engine), *for_workers]
     frontend = ["--host", flags.host, "--port", str(port)]
+    router: list[str] = []
+    if flags.count("prefill") and SPLIT_VARIABLE not in os.environ:
+        router = ["--disagg-tokens", "0"]  # who asks for prefill workers wants to see them work, with short prompts too
     kinds = [
-        ("worker", flags.workers, worker),
-        ("router", flags.routers, []),
-        ("frontend", flags.frontends, frontend),
+        ("worker", "worker", "worker", flags.count("workers"), worker),
+        ("decode", "worker", "worker", flags.count("decode"), [*worker, "--role", "decode"]),
+        ("prefill", "prefill", "worker", flags.count("prefill"), [*worker, "--role", "prefill"]),
+        ("encoder", "encoder", "worker", flags.count("encoders"), [*worker, "--role", "encoder"]),
+        ("router", "router", "router", flags.count("routers"), router),
+        ("frontend", "frontend", "frontend", flags.frontends, frontend),
     ]
     start = (sys.executable, "-P", "-m", "launch.cli")
     return [
-        Place(f"{role}-{number}", role, (*start, role, "--name", f"{role}-{number}@{nickname}", *shared, *words))
-        for role, count, words in kinds
+        Place(f"{name}-{number}", role, (*start, command, "--name", f"{name}-{number}@{nickname}", *shared, *words))
+        for name, role, command, count, words in kinds
         for number in range(1, count + 1)
     ]
 

@@ -35,12 +35,22 @@ def _set_threads(threads: int) -> None:
 
 
 def _serve(options: Options, flags: WorkerFlags, folder: Path, name: str) -> int:
+    if flags.role == "encoder":
+        return _encode(options, flags, folder, name)
     with _progress(f"{name} from {folder} ({_megabytes(folder)}) for the {flags.engine} engine"):
         from nodes import serving, worker  # Only now: this line is shown before anything slow happens.
         from nodes.loading import load
 
         loaded = load(flags)
-    return serving.run(options, lambda: worker.run(options, loaded, flags.queue))
+    return serving.run(options, lambda: worker.run(options, loaded, flags, flags.queue))
+
+
+def _encode(options: Options, flags: WorkerFlags, folder: Path, name: str) -> int:
+    with _progress(f"the eyes and ears of {name} from {folder}"):
+        from nodes import encoding, serving  # As above.
+
+        senses = encoding.load(flags)
+    return serving.run(options, lambda: encoding.run(options, senses, flags, flags.queue))
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 from mesh import core, links
+from mesh.aide import Aide
 from mesh.discovery import parse_join
 from mesh.discovery.ladder import Arrangement, addresses_of, arrange
 from mesh.endpoint import Endpoint
@@ -56,23 +57,22 @@ class Actor:
         endpoints: Mapping[str, Endpoint] | None = None,
         title: str = "client",
         host: Host | None = None,
+        aide: Aide | None = None,
         **settings: Any,  # of mesh.settings: slots, queue, policy
     ) -> None:
         self.options = options
         self.endpoints = endpoints or {}
-        self._host = host
+        self._host, self._aide = host, aide
         self._more = settings if host is None else {"engine": host.offer().endpoint, **settings}
         self._role = role
         self._title = title
         self._feeds: dict[int, Feed] = {}
         self._watchers: dict[str, list[asyncio.Future[None]]] = {}
         self._queue: deque[core.Event] = deque()
-        self._busy = False
-        self._turn_due = False
+        self._busy = self._turn_due = self._running = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = inf
         self._remarks = Remarks(log)
-        self._running = False
         self._tasks: dict[asyncio.Task[None], None] = {}
         self._closers = ExitStack()
         self.crashed: Exception | None = None
@@ -93,10 +93,10 @@ class Actor:
         self._do = self._effects()
         number, options = new_node_id(), self.options
         join = parse_join(options.join, options.mesh, os.environ)
-        self._arrangement = arrange(join, number, options.key, options.listen)
+        self.arrangement = arrange(join, number, options.key, options.listen)
         self._context = links.new_context()
         try:
-            await self._listen(number, self._arrangement)
+            await self._listen(number, self.arrangement)
             self._running = True
             self.loop.add_reader(self._inbox.descriptor, self._readable)
             if self._host is not None:
@@ -116,7 +116,7 @@ class Actor:
         self._outboxes = links.Outboxes(self._context, self.loop, self._link_down, plan.key)
         self._closers.callback(self._outboxes.close_all)
         self._closers.callback(self.loop.remove_reader, self._inbox.descriptor)
-        self.node = Node(self._settings(number, plan, addresses_of(bound)), self._time())
+        self.node = Node(self._settings(number, plan, addresses_of(bound)), self._time(), self._aide)
 
     async def _guard(self, key: "Key") -> None:
         from mesh.security import Gatekeeper, self_test  # Only who has a key has a gate.
@@ -145,9 +145,9 @@ class Actor:
         return (*(one.offer() for one in self.endpoints.values()), *([self._host.offer()] if self._host else ()))
 
     async def _join(self) -> None:
-        for remark in self._arrangement.remarks:
+        for remark in self.arrangement.remarks:
             self._remark(core.Remark(remark, remark))
-        await self._arrangement.discovery.start(
+        await self.arrangement.discovery.start(
             self.node.record(),
             lambda record: self.post(core.Found(record)),
             lambda node: self.post(core.Lost(node)),
@@ -157,7 +157,7 @@ class Actor:
 
     def describe(self) -> str:
         """One line about how this node is found."""
-        return self._arrangement.discovery.describe()
+        return self.arrangement.discovery.describe()
 
     def leave(self, grace_s: float) -> None:
         """Drain: no new work, what runs gets `grace_s`; `departed` is done when we have said goodbye."""
@@ -178,7 +178,7 @@ class Actor:
         await self.runner.close(HANDLERS_S)
         if self._host is not None:
             await self._host.close()
-        await self._arrangement.discovery.stop()
+        await self.arrangement.discovery.stop()
         if self._tasks:
             await asyncio.wait(list(self._tasks), timeout=HANDLERS_S)
         await links.terminate(self._context)
@@ -344,7 +344,7 @@ class Actor:
             feed.end(effect)
 
     def _announce(self, effect: core.Announce) -> None:
-        task = self.loop.create_task(self._arrangement.discovery.publish(effect.record), name="announce")
+        task = self.loop.create_task(self.arrangement.discovery.publish(effect.record), name="announce")
         self._tasks[task] = None
         task.add_done_callback(self._tasks.pop)
 

@@ -10,7 +10,8 @@ class Claim:
     """One leg of ours."""
 
     __slots__ = (
-        "alone", "attempt", "due", "limit", "ordinal", "peer", "request", "running", "start", "state",
+        "alone", "attempt", "awaits", "due", "endpoint", "feeder", "handed", "limit", "ordinal", "peer", "request",
+        "running", "start", "state",
     )  # fmt: skip
 
     def __init__(self, peer: int, request: int, attempt: int, limit: int, ordinal: int) -> None:
@@ -24,6 +25,15 @@ class Claim:
         self.start = 0  # of the first unit that it was to make
         self.running = False  # it has its slot, as far as we were told
         self.alone = False  # it was sent as a suspect
+        self.endpoint = ""
+        self.feeder = False  # another stop comes after it
+        self.handed = False  # and may begin
+        self.awaits = False  # an earlier leg may still make units: it is owed a Fed
+
+    @property
+    def spent(self) -> bool:
+        """Whether the request goes on without it: what it may still make can be made where it is needed."""
+        return self.feeder and self.handed
 
     def cancel(self, strength: Strength, reason: Reason, position: int) -> Cancel | None:
         """The Cancel to send, or None if the leg is past it."""

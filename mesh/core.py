@@ -105,6 +105,8 @@ class Ask(Struct):
     trace: str = ""
     metadata: dict[str, str] = {}
     wish: Wish | None = None  # what a router is told of the prompt
+    handles: tuple[bytes, ...] = ()  # where what every leg needs lies
+    needs: tuple[str, ...] = ()  # endpoints of stops before the last, if no router says otherwise
 
 
 class Consumed(Struct, gc=False):
@@ -265,10 +267,11 @@ class Finish(Struct):
     name: str = ""
     text: str = ""
     retry_ms: int = 0
-    attempts: int = 0
-    nodes: tuple[int, ...] = ()
+    attempts: int = 0  # placements: a walk along an itinerary is one
+    nodes: tuple[int, ...] = ()  # of all legs, in order
     cached: int = 0  # positions of the prompt that the last holder did not have to compute
     why: str = ""  # the router's reason for the last placement
+    endpoints: tuple[str, ...] = ()  # what each of the nodes was asked
 
 
 # --- Effects: towards what runs a leg ------------------------------------------------------------------

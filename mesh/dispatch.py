@@ -1,4 +1,4 @@
-"""Pure. From a request that needs a holder to its Submit: ask a router, or choose, or wait.
+"""Pure. From a request that needs a holder to its Submits: ask a router, or choose, or wait.
 
 Routers advise and may be late, wrong or gone; then the choice is made here, by the request's own policy. A request
 whose last two holders died of it, as far as one can see, waits for a verdict: who only lost a link comes back.
@@ -7,17 +7,23 @@ whose last two holders died of it, as far as one can see, waits for a verdict: w
 from collections.abc import Callable
 from typing import Any
 
-from mesh.claims import Claims
+from msgspec import structs
+
+from mesh.claims import Claim, Claims
 from mesh.peer import Peer
 from mesh.placing import Placing
 from mesh.ports import Ports, Table
-from mesh.request import Request
+from mesh.request import Request, Stop
+from mesh.settling import Settling
 from mesh.timers import Timers
 from proto import limits
 from proto.errors import Reason
-from proto.placing import Place, Placed
+from proto.placing import Parked, Place, Placed
 
 ROUTER_S = 0.25  # a router answers within a millisecond; one that does not is not worth waiting for
+ASK_AGAIN_S = 0.25  # a stop is missing: nodes come up no faster
+PARKED_S = 5.0  # a router that has put a request into its queue says so every two seconds
+PARKED_S_MAX = 60.0  # nobody waits longer in a router's queue: a load balancer in front would not
 VERDICT_S = 2.0  # a node that lost its link but lives is back within that: a backoff and a handshake
 WAIT, ROUTE, STALL = "wait", "route", "stall"
 
@@ -25,7 +31,7 @@ Finish = Callable[..., None]  # request, reason, now, text=
 
 
 class Dispatch:
-    """The way of every request to a holder, the first time and each time after."""
+    """The way of every request to its holders, the first time and each time after."""
 
     def __init__(
         self,
@@ -33,6 +39,7 @@ class Dispatch:
         requests: dict[int, Request],
         claims: Claims,
         timers: Timers[tuple[str, int]],
+        settling: Settling,
         ports: Ports,
         finish: Finish,
     ) -> None:
@@ -40,24 +47,22 @@ class Dispatch:
         self._requests = requests
         self._claims = claims
         self._timers = timers
+        self._settling = settling
         self._send = ports.send
         self._count = ports.count
         self._finish = finish
-        self.table: Table = {Placed: self.placed}
+        self.table: Table = {Placed: self.placed, Parked: self.parked}
         self.kinds: dict[str, Callable[[Request, float], Any]] = {WAIT: self._waited, ROUTE: self._router_late}
 
     def place(self, request: Request, now: float) -> None:
         """Submit it to an instance, ask a router which, or let it wait for one."""
-        peers = {} if request.accused else self._placing.able(request, now)
-        router = self._placing.router(request, now) if len(peers) > 1 else None
-        if not peers:
-            self._wait(request, now)
-            return
-        self.unwait(request)
+        peers = self._placing.able(request, now)
+        router = self._placing.router(request, len(peers), now) if peers else None
         if router is not None:
+            self.unwait(request)
             self._ask(request, router, now)
         else:
-            self._submit(request, self._placing.choose(request, peers), now)
+            self._by_itself(request, now)
 
     # --- Waiting -----------------------------------------------------------------------------------------
 
@@ -70,7 +75,7 @@ class Dispatch:
         if self._placing.waiting.remove(request):
             self._timers.clear((WAIT, request.number))
         if request.asking:
-            request.asking = 0
+            request.asking, request.parked = 0, 0.0
             self._timers.clear((ROUTE, request.number))
 
     def _waited(self, request: Request, now: float) -> None:
@@ -104,8 +109,12 @@ class Dispatch:
         excluded = [node for node, until in request.excluded.items() if until > now]
         excluded = [*request.ask.barred, *excluded][-limits.EXCLUDED_MAX :]
         length = len(request.ask.prompt) + request.position
+        wish = request.ask.wish
+        if wish is not None and request.position:
+            wish = structs.replace(wish, tokens=length)
         name = request.number, request.attempt + 1
-        self._send(router.node, Place(*name, request.ask.endpoint, "", length, excluded), now)
+        self._settling.placed(router.node, *name, now)
+        self._send(router.node, Place(*name, request.ask.endpoint, "", length, excluded, wish), now)
 
     def placed(self, peer: int, message: Placed, now: float) -> None:
         """A router's advice: good if it names who can take the request, else we place it ourselves."""
@@ -113,38 +122,108 @@ class Dispatch:
         if request is None or (request.asking, request.attempt + 1) != (peer, message.attempt):
             self._count("requests.placed_late")
             return
-        self._advised(request, message.itinerary[0] if message.itinerary else 0, message.why, now)
+        if message.refused and not message.itinerary:
+            request.why = message.why
+            self._finish(request, Reason.of(message.refused), now, text=message.why)
+            return
+        self.unwait(request)
+        if message.endpoints and not message.itinerary:
+            self._do_without(request, message, now)
+            return
+        endpoints = [*message.endpoints, *[request.ask.endpoint] * len(message.itinerary)]
+        stops = [*zip(message.itinerary, endpoints, strict=False)]
+        if request.accused or not self._placing.fits(request, stops, now):
+            self._by_itself(request, now)
+            return
+        request.why = message.why
+        self._begin(request, stops, now)
+
+    def _do_without(self, request: Request, message: Placed, now: float) -> None:
+        """A stop that it must not go without is missing: we ask again until there is one, or patience ends."""
+        if self._placing.out_of_patience(request, now):
+            request.why = message.why
+            self._finish(request, Reason.UNAVAILABLE, now, text=message.why)
+            return
+        self._placing.wait(request, now)
+        self._timers.set((WAIT, request.number), now + ASK_AGAIN_S)
+
+    def parked(self, peer: int, message: Parked, now: float) -> None:
+        """It stands in a router's queue."""
+        request = self._requests.get(message.request)
+        if request is not None and (request.asking, request.attempt + 1) == (peer, message.attempt):
+            self._count("requests.parked")
+            request.parked = request.parked or now
+            self._timers.set((ROUTE, request.number), min(now + PARKED_S, request.parked + PARKED_S_MAX))
 
     def _router_late(self, request: Request, now: float) -> None:
         self._count("requests.router_late")
-        self._placing.late(request.asking, now)
-        self._advised(request, 0, "", now)
+        if not request.parked:
+            self._placing.late(request.asking, now)
+        self.unwait(request)
+        self._by_itself(request, now)
 
     def router_down(self, router: int, now: float) -> None:
         """Nobody will answer what it was asked."""
         for request in [request for request in self._requests.values() if request.asking == router]:
-            self._advised(request, 0, "", now)
+            self.unwait(request)
+            self._by_itself(request, now)
 
-    def _advised(self, request: Request, node: int, why: str, now: float) -> None:
-        self.unwait(request)
-        peers = self._placing.able(request, now)
-        if not peers:
+    def _by_itself(self, request: Request, now: float) -> None:
+        """Nobody advises: by the request's own policy, or it waits."""
+        stops = [] if request.accused else self._placing.plan(request, now)
+        if not stops:
             self._wait(request, now)
             return
-        request.why = why if node in peers else ""
-        self._submit(request, peers.get(node) or self._placing.choose(request, peers), now)
+        self.unwait(request)
+        self._settling.over(request.number, now)
+        request.why = ""
+        self._begin(request, stops, now)
 
     # --- Submitting --------------------------------------------------------------------------------------
 
-    def _submit(self, request: Request, peer: Peer, now: float) -> None:
+    def _begin(self, request: Request, stops: list[Stop], now: float) -> None:
+        """Set out; whose cache lies ready needs its last stop only."""
+        assert not request.legs()
+        if request.carries:
+            stops = stops[-1:]
+        else:
+            request.handles.clear()
+        request.stops = stops
+        request.placements += 1
+        request.walk, request.walk_start, request.housed = request.attempt + 1, request.position, 0.0
+        self.next_stop(request, now)
+
+    def next_stop(self, request: Request, now: float) -> bool:
+        """Submit the next leg; False if nobody can take it."""
+        node, endpoint = request.stops.pop(0)
+        last = not request.stops
+        peers = self._placing.able(request, now, endpoint, last)
+        if not peers:
+            return False
+        self._submit(request, peers.get(node) or self._placing.choose(request, peers, endpoint), endpoint, now)
+        return True
+
+    def instead(self, request: Request, claim: Claim, now: float) -> bool:
+        """A leg was not taken, and what its forerunners made is still good: another holder for it, if there is one."""
+        request.stops.insert(0, (0, claim.endpoint))
+        request.placements += 1
+        return self.next_stop(request, now)
+
+    def _submit(self, request: Request, peer: Peer, endpoint: str, now: float) -> None:
         if request.attempt >= limits.ATTEMPT_MAX:
             self._finish(request, Reason.MOVED_TOO_OFTEN, now, text=f"{request.attempt} attempts")
             return
-        request.resumable = request.resumable or peer.offers[request.ask.endpoint].resumable
-        request.next_attempt(peer.node, now)
+        request.resumable = request.resumable or peer.offers[endpoint].resumable
+        request.next_attempt(peer.node, endpoint, now)
         limit = request.position if request.suspect else request.limit()  # a suspect asks before it runs
-        claim = request.claim = self._claims.add(peer.node, request.number, request.attempt, limit)
+        claim = self._claims.add(peer.node, request.number, request.attempt, limit)
+        claim.endpoint, claim.feeder = endpoint, bool(request.stops)
         claim.start, claim.alone = request.position, request.suspect
+        claim.awaits = request.claim is not None
+        if claim.awaits:
+            request.ahead.append(claim)
+        else:
+            request.claim = claim
         if request.ask.stall_s > 0:
             self._timers.set((STALL, request.number), now + request.ask.stall_s)
-        self._send(peer.node, request.submit(limit, now), now)
+        self._send(peer.node, request.submit(claim, now), now)

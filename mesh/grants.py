@@ -8,15 +8,16 @@ from proto.messages import Credit, Grant
 
 
 class Grants:
-    """Raised limits by peer and request; a later one replaces an earlier one."""
+    """Raised limits by peer and leg; a later one replaces an earlier one."""
 
     def __init__(self) -> None:
-        self._grants: dict[int, dict[int, Grant]] = {}
+        self._grants: dict[int, dict[tuple[int, int], Grant]] = {}
 
     def add(self, claim: Claim, limit: int) -> None:
         """Let the holder of this leg send up to `limit`."""
         claim.limit = limit
-        self._grants.setdefault(claim.peer, {})[claim.request] = Grant(claim.request, claim.attempt, limit)
+        grants = self._grants.setdefault(claim.peer, {})
+        grants[claim.request, claim.attempt] = Grant(claim.request, claim.attempt, limit)
 
     def forget(self, peer: int) -> None:
         """Its sessions are void."""

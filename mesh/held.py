@@ -5,7 +5,7 @@ from collections import deque
 from mesh.core import Leg as LegName
 from mesh.core import Start
 from proto import codec
-from proto.errors import Reason
+from proto.errors import Reason, RemoteError
 from proto.messages import Cancelled, End, Error, Fate, Migrate, Offer, Part, Resume, Strength, Submit
 from proto.request import Leg
 
@@ -16,12 +16,15 @@ class Held:
     """A leg from Submit to its last word."""
 
     __slots__ = (
+        "awaits",
+        "base",
         "cached",
         "checkpoint",
         "checkpoint_position",
         "deadline",
         "due",
         "end",
+        "granted",
         "halting",
         "limit",
         "name",
@@ -48,8 +51,11 @@ class Held:
         self.state = Leg.SUBMITTED
         self.deadline = deadline
         self.position = resume.position if resume else 0  # of the next unit to be produced
+        self.base = self.position  # what lies before was made elsewhere
         self.sent = self.position  # of the next unit to be sent
-        self.limit = submit.limit
+        self.awaits = submit.awaits  # another leg may still make units: none here before Fed
+        self.granted = submit.limit
+        self.limit = self.position if submit.awaits else submit.limit  # so a unit made too early is found out for free
         self.tokens = tokens  # generated so far, by earlier holders too
         self.checkpoint = resume.state if resume else b""  # the last one that was sent
         self.checkpoint_position = self.position
@@ -67,11 +73,30 @@ class Held:
 
     def produce(self, tokens: list[int], items: list[bytes]) -> None:
         """Append what the handler made."""
+        assert not self.awaits, "a unit from a leg that awaits"
         assert not (tokens and items) or len(tokens) == len(items), "a token has one item"
         self.noted = self.noted or bool(tokens and items)
         self.pending.append((self.position, tokens, items, None))
         self.position += len(tokens) or len(items)
         self.tokens.extend(tokens)
+
+    def grant(self, limit: int) -> None:
+        """Credit: it may send so far, once it awaits nothing."""
+        self.granted = max(self.granted, limit)
+        if not self.awaits:
+            self.limit = self.granted
+
+    def fed(self, position: int, tokens: list[int]) -> None:
+        """The leg before it is over, after these units: it goes on behind them."""
+        if not self.awaits:
+            raise RemoteError(Reason.ILLEGAL, "a leg is fed that awaits nothing")
+        if tokens and position != self.position:
+            raise RemoteError(Reason.ILLEGAL, f"fed from {position} on, with {self.position} units")
+        self.awaits = False
+        self.tokens.extend(tokens)
+        self.position += len(tokens)
+        self.base = self.sent = self.position
+        self.grant(0)
 
     def take_stretch(self) -> Stretch | None:
         """The next stretch that credit allows, split if it must be."""
@@ -104,7 +129,14 @@ class Held:
             deadline=self.deadline,
             trace=submit.trace,
             metadata=submit.metadata,
+            handles=submit.handles,
+            awaits=self.awaits,
         )
+
+    def too_early(self) -> bool:
+        """Whether it had nothing to make, and others may still: it ends when they have."""
+        well = self.end is not None and self.end[0] in (Reason.COMPLETE, Reason.LENGTH)
+        return self.awaits and well and self.state is Leg.RUNNING
 
     def last_word(self) -> End | Error:
         """How it ended."""
@@ -115,9 +147,9 @@ class Held:
             return End(name.request, name.attempt, self.sent, int(reason))
         return Error(name.request, name.attempt, self.sent, int(reason), retryable, exception, text)
 
-    def migrate(self, reason: Reason) -> Migrate:
-        """The message that hands it over, with the partial state."""
-        return Migrate(self.name.request, self.name.attempt, self.sent, int(reason), self._partial_state())
+    def migrate(self, reason: Reason, handle: bytes = b"") -> Migrate:
+        """The message that hands it over, with the partial state, and where its cache lies."""
+        return Migrate(self.name.request, self.name.attempt, self.sent, int(reason), self._partial_state(), handle)
 
     def _partial_state(self) -> Resume | None:
         if self.tokens:
@@ -136,9 +168,8 @@ class Held:
 
     def check(self) -> None:
         """Assert what must hold between the fields."""
-        assert self.sent <= max(self.limit, self.submit.resume.position if self.submit.resume else 0), (
-            "beyond its credit"
-        )
+        assert self.sent <= max(self.limit, self.base), "beyond its credit"
+        assert not self.awaits or (self.position == self.base and not self.pending), "a unit from a leg that awaits"
         assert self.checkpoint_position <= self.sent <= self.position
         assert self.pending or self.sent == self.position or self.state is Leg.KILLING
         assert bool(self.due) == (self.state in (Leg.STOPPING, Leg.KILLING)) or self.orphan, self.state

@@ -9,23 +9,35 @@ from functools import partial
 from math import inf
 
 from mesh.audit import Audit
-from mesh.core import Checkpointed, Failed, Finished, Halt, Hint, Pause, Produced, Stepped, Unpause, Yielded
+from mesh.core import (
+    Checkpointed,
+    Failed,
+    Finished,
+    Go,
+    Halt,
+    Hint,
+    Pause,
+    Prepared,
+    Produced,
+    Stepped,
+    Unpause,
+    Yielded,
+)  # fmt: skip
 from mesh.core import Leg as LegName
 from mesh.held import Held
 from mesh.leaving import Leaving
 from mesh.outgoing import Outbound
 from mesh.ports import Ports, Table, receive
 from mesh.pulse import Progress
+from mesh.refusals import refusal_of
 from mesh.settings import Settings
 from mesh.slots import Slots
 from mesh.timers import Timers
 from mesh.tombstones import Tombstones
 from proto import codec, limits, request
 from proto.errors import Reason, RemoteError
-from proto.messages import Accept, Cancel, Cancelled, Credit, Fate, Load, Ping, Reject, Strength, Submit
+from proto.messages import Accept, Cancel, Cancelled, Credit, Fate, Fed, Handed, Load, Ping, Reject, Strength, Submit
 from proto.request import HOLDER, Leg, Verb, digest, send, verb
-
-BUSY_RETRY_MS = 100  # when all room is taken; engines that know better will say so
 
 
 class Holder:
@@ -46,13 +58,8 @@ class Holder:
         self._timers: Timers[LegName] = Timers()
         self._engine = settings.engine
         self.progress = Progress()
-        table: Table = {
-            Submit: self._submit,
-            Credit: self._credit,
-            Cancel: self._cancel,
-            Ping: self._ping,
-        }
-        self.received = partial(receive, table, ports)
+        table: Table = {Submit: self._submit, Credit: self._credit, Cancel: self._cancel, Fed: self._fed}
+        self.received = partial(receive, {**table, Ping: self._ping}, ports)
 
     def deadline(self) -> float:
         """When `tick` is wanted; the past while there are parts to flush."""
@@ -80,30 +87,13 @@ class Holder:
         if name in self.legs:
             raise RemoteError(Reason.ILLEGAL, "an attempt submitted twice")
         self._audit.submitted(owner)
-        refusal = self._refusal(name, message)
+        refusal = refusal_of(message, name, self._offers, self._tombstones, self._leaving.begun, self.slots)
         if refusal is not None:
             reason, retry_ms, text = refusal
             self._count(f"legs.rejected.{reason.label}")
             self._send(owner, Reject(name.request, name.attempt, message.position, int(reason), retry_ms, text), now)
             return
         self._accept(name, message, now)
-
-    def _refusal(self, name: LegName, message: Submit) -> tuple[Reason, int, str] | None:
-        """Why we do not take this leg, or None."""
-        endpoint = message.endpoint
-        if self._tombstones.newest(name.owner, name.request) >= name.attempt:
-            return Reason.STALE, 0, "cancelled before it came"
-        if endpoint not in self._offers:
-            return Reason.NO_ENDPOINT, 0, f"{endpoint} is not served here"
-        if self._leaving.begun:
-            return Reason.DRAINING, 0, "leaving"
-        if message.resume is not None and message.resume.state and not self._offers[endpoint].resumable:
-            return Reason.INVALID, 0, f"{endpoint} cannot resume"
-        if self.slots.isolated(endpoint):
-            return Reason.BUSY, BUSY_RETRY_MS, "a suspect runs alone here"
-        if self.slots.full(endpoint):
-            return Reason.BUSY, BUSY_RETRY_MS, f"{self.slots.running} running, {self.slots.waiting} waiting"
-        return None
 
     def _accept(self, name: LegName, message: Submit, now: float) -> None:
         deadline = now + message.deadline_ms / 1000 if message.deadline_ms else inf
@@ -147,10 +137,22 @@ class Holder:
             if held is None:
                 continue  # it crossed our end: (closed, credit) is legal
             held.state = request.receive(HOLDER, held.state, Verb.CREDIT)
-            held.limit = max(held.limit, grant.limit)
+            held.grant(grant.limit)
             self._pump(held, now)
             if self.slots.allow(held.name):
                 self._fill()
+
+    def _fed(self, owner: int, message: Fed, now: float) -> None:
+        """What it awaited is over. If it has not started, it starts behind what was made."""
+        held = self.legs.get(LegName(owner, message.request, message.attempt))
+        if held is None:
+            return  # it crossed our end: (closed, fed) is legal
+        held.state = request.receive(HOLDER, held.state, Verb.FED)
+        tokens = [*codec.unpack(message.tokens)]
+        held.fed(message.position, tokens)
+        if held.started:
+            self._out.append(Go(held.name, message.position, tokens))
+        self._pump(held, now)
 
     def _cancel(self, owner: int, message: Cancel, now: float) -> None:
         name = LegName(owner, message.request, message.attempt)
@@ -187,8 +189,8 @@ class Holder:
     def _stop(self, held: Held, now: float) -> None:
         if held.started:
             self._out.append(Hint(held.name))
-        elif held.end is None:
-            held.end = (Reason.STOPPED, "", "", False)
+        else:
+            held.end = held.end or (Reason.STOPPED, "", "", False)
             self._pump(held, now)
 
     def _ping(self, owner: int, message: Ping, now: float) -> None:
@@ -258,6 +260,16 @@ class Holder:
         held.pending.append((held.position, [], [], event.state))
         self._pump(held, now)
 
+    def prepared(self, event: Prepared, now: float) -> None:
+        """What a later leg of its request needs lies there, or will."""
+        held = self.legs.get(event.leg)
+        if held is None or not held.started or held.state is Leg.KILLING:
+            return
+        assert len(event.handle) <= limits.HANDLE_BYTES_MAX
+        held.state = send(HOLDER, held.state, Verb.HANDED)
+        name = held.name
+        self._outbound.to(name.owner).end(Handed(name.request, name.attempt, held.sent, event.handle))
+
     def finished(self, event: Finished, now: float) -> None:
         """The handler returned."""
         held = self._room_back(event.leg)
@@ -279,7 +291,7 @@ class Holder:
             return
         reason = held.halting or event.reason or Reason.KILLED
         if held.state is not Leg.KILLING and reason in (Reason.DRAIN, Reason.PREEMPT):
-            self._hand_over(held, reason, now)
+            self._hand_over(held, reason, now, event.handle)
         else:
             self._over(held, (reason, "", "", False), now)
 
@@ -315,7 +327,7 @@ class Holder:
         if held.started and behind != held.paused:
             held.paused = behind
             self._out.append(Pause(held.name) if behind else Unpause(held.name))
-        if held.end is not None and not behind:
+        if held.end is not None and not behind and not held.too_early():
             self._say_end(held, now)
 
     def _say_end(self, held: Held, now: float) -> None:
@@ -325,12 +337,12 @@ class Holder:
         self._outbound.to(held.name.owner).end(message)
         self._settle(held, now)
 
-    def _hand_over(self, held: Held, reason: Reason, now: float) -> None:
+    def _hand_over(self, held: Held, reason: Reason, now: float, handle: bytes = b"") -> None:
         """Migrate: the owner places the leg elsewhere, from this state."""
         held.pending.clear()
         held.state = send(HOLDER, held.state, Verb.MIGRATE)
         self._count("legs.migrated")
-        self._outbound.to(held.name.owner).end(held.migrate(reason))
+        self._outbound.to(held.name.owner).end(held.migrate(reason, handle))
         self._settle(held, now)
 
     def _settle(self, held: Held, now: float) -> None:
@@ -358,7 +370,7 @@ class Holder:
             return
         if held.started:
             held.halting = reason
-            self._out.append(Halt(held.name))
+            self._out.append(Halt(held.name, keep=reason in (Reason.DRAIN, Reason.PREEMPT)))
         elif reason is Reason.DRAIN:
             self._hand_over(held, reason, now)  # its handler has ended, but its reader is behind
         elif held.end is None or held.pending:

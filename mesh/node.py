@@ -13,6 +13,7 @@ from msgspec import structs
 
 from mesh import hellos
 from mesh.acquaintances import stands_for
+from mesh.aide import Aide, Surroundings
 from mesh.core import (
     Abandon,
     Announce,
@@ -37,6 +38,7 @@ from mesh.core import (
     PeerDown,
     PeerHung,
     PeerUp,
+    Prepared,
     Produced,
     Progressed,
     Received,
@@ -56,6 +58,7 @@ from mesh.routing import Routing
 from mesh.settings import Settings
 from proto.errors import Reason
 from proto.messages import Load, Record
+from proto.placing import Report
 
 BYE_LINGER_MS = 2_000  # time for the last words to leave
 FORCE_S = 5.0  # after the end of grace: how long a handler may ignore its end before we go without it
@@ -68,7 +71,7 @@ __all__ = ["Node", "Settings"]
 class Node:
     """One node of the mesh."""
 
-    def __init__(self, settings: Settings, now: float) -> None:
+    def __init__(self, settings: Settings, now: float, aide: Aide | None = None) -> None:
         self.settings = hellos.checked(settings)
         self.stats: dict[str, int] = {}
         self._out: list[Effect] = []
@@ -82,6 +85,10 @@ class Node:
         self.owner = Owner(random, ports, self.peers.serving, now)
         self.routing = Routing(settings.policy or ROUND_ROBIN, random, self.peers.serving, self.peers.send, self._count)
         self.holder = Holder(settings, ports, self._elsewhere)
+        self._aide = aide
+        if aide is not None:
+            choose, send = self.routing.choose, self.peers.send
+            aide.attach(Surroundings(settings.node, random, self.peers.serving, choose, send, self._count))
         self._handlers: dict[type[Any], Callable[[Any, float], object]] = {
             Heard: self.peers.heard,
             Garbled: lambda event, now: self.peers.garbled(event.zid, event.reason, now),
@@ -97,6 +104,7 @@ class Node:
             Consumed: self.owner.consumed,
             Abandon: self.owner.abandon,
             Produced: self.holder.produced,
+            Prepared: self.holder.prepared,
             Stepped: self.holder.stepped,
             Checkpointed: self.holder.checkpointed,
             Finished: self.holder.finished,
@@ -124,7 +132,8 @@ class Node:
         """When the next Tick is wanted; the past if this turn has something to flush."""
         if self._departed:
             return inf
-        return min(self.peers.deadline(), self.owner.deadline(), self.holder.deadline(), self._leaving)
+        due = min(self.peers.deadline(), self.owner.deadline(), self.holder.deadline(), self._leaving)
+        return due if self._aide is None else min(due, self._aide.deadline())
 
     def check(self) -> None:
         """Assert every invariant of the three."""
@@ -132,6 +141,8 @@ class Node:
         self.peers.check()
         self.owner.check()
         self.holder.check()
+        if self._aide is not None:
+            self._aide.check()
         for peer in self.owner.claims.peers():
             assert self._departed or self.peers.live(peer) is not None, "legs on a peer that is not live"
 
@@ -182,9 +193,9 @@ class Node:
     def _summary(self, node: int) -> tuple[int, int]:
         return self.owner.claims.summary(node)
 
-    def _load(self) -> tuple[int, Load, bool]:
+    def _load(self) -> tuple[int, Load, bool, list[Report]]:
         progress, load = self.holder.load()
-        return progress, load, self._leaving < inf
+        return progress, load, self._leaving < inf, [] if self._aide is None else list(self._aide.reports())
 
     def _elsewhere(self, endpoint: str) -> bool:
         return any(endpoint in peer.record.endpoints and not peer.draining for peer in self.peers.by_node.values())
@@ -200,13 +211,13 @@ class Node:
 
     def _tell(self, event: Inner, now: float) -> None:
         if type(event) is Received:
-            for core in (self.owner, self.holder, self.routing):
-                if core.received(event.peer, event.message, now):
-                    break
+            self._received(event, now)
         elif isinstance(event, PeerDown):
             self.owner.peer_down(event.peer, event.reason, now)
             self.holder.peer_down(event.peer, now)
             self.routing.peer_down(event.peer)
+            if self._aide is not None:
+                self._aide.peer_down(event.peer, now)
             self._refresh(now)
         elif isinstance(event, PeerHung):
             self.owner.peer_hung(event.peer, now)
@@ -214,12 +225,21 @@ class Node:
         elif isinstance(event, PeerUp | PeerChanged):
             self._peer_changed(event.peer, now)
 
+    def _received(self, event: Received, now: float) -> None:
+        for core in (self.owner, self.holder):
+            if core.received(event.peer, event.message, now):
+                return
+        if self._aide is None or not self._aide.received(event.peer, event.message, now):
+            self.routing.received(event.peer, event.message, now)
+
     def _peer_changed(self, node: int, now: float) -> None:
         peer = self.peers.live(node)
         if peer is not None:
             self._superseded(peer, now)
             self.owner.peer_ready(peer, now)
             self.holder.move_on(now)
+            if self._aide is not None:
+                self._aide.peer_up(peer, now)
         self._refresh(now)
 
     def _superseded(self, peer: Peer, now: float) -> None:
@@ -252,6 +272,8 @@ class Node:
             self._pass_on(now)
         self.owner.tick(now)
         self.holder.tick(now)
+        if self._aide is not None and self._aide.deadline() <= now:
+            self._aide.tick(now)
 
     def _overdue(self, event: Overdue, now: float) -> None:
         self.peers.overdue(event.late_s, now)

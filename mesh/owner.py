@@ -1,8 +1,8 @@
 """Pure. The owner's side of requests: place, submit, deliver, cancel, move, and end each exactly once.
 
-A request is in one of three conditions: it waits for an instance, it has a current leg (`claim`), or it is over and
-gone. Legs outlive their request until the holder has answered what it owes. Units are taken if and only if they come
-from the current leg and continue what was delivered. `_finish` is the only door out. proto/README.md, "Requests".
+A request is in one of three conditions: it waits for an instance, it has legs (mesh/walk.py), or it is over and gone.
+Legs outlive their request until the holder has answered what it owes. Units are taken if and only if they come from
+the current leg (`claim`) and continue what was delivered. `_finish` is the only door out. proto/README.md, "Requests".
 """
 
 from collections.abc import Callable
@@ -15,14 +15,18 @@ from mesh.claims import Claim, Claims
 from mesh.core import Abandon, Ask, Consumed, Deliver
 from mesh.dispatch import ROUTE, STALL, WAIT, Dispatch
 from mesh.grants import Grants
+from mesh.losses import Losses
 from mesh.peer import Peer
 from mesh.placing import Placing
 from mesh.ports import Ports, Table, receive
 from mesh.request import Request
+from mesh.routing import ROUTER
+from mesh.settling import Settling
 from mesh.timers import Timers
+from mesh.walk import Walk
 from proto import codec
 from proto.errors import Reason, RemoteError
-from proto.messages import Accept, Cancel, Cancelled, Chunk, End, Error, Migrate, Part, Reject, Strength, Sync
+from proto.messages import Accept, Cancel, Cancelled, Chunk, End, Error, Handed, Migrate, Part, Reject, Strength, Sync
 from proto.request import OWNER, Leg, Verb, send
 
 MIGRATIONS_MAX = 64  # moves that a holder asked for: a rolling restart of that many nodes during one request
@@ -42,8 +46,12 @@ class Owner:
         self._grants = Grants()
         self._budget = Budget(now)
         self._timers: Timers[tuple[str, int]] = Timers()
-        self._dispatch = Dispatch(self._placing, self.requests, self.claims, self._timers, ports, self._finish)
-        self.peer_ready = self._dispatch.peer_ready
+        self._settling = Settling(lambda: [peer.node for peer in serving(ROUTER)])
+        of_ours = self.requests, self.claims
+        self._dispatch = Dispatch(self._placing, *of_ours, self._timers, self._settling, ports, self._finish)
+        self._walk = Walk(*of_ours, self._dispatch, ports, self._finish)
+        self._losses = Losses(*of_ours, self._timers, self._walk, self._dispatch, ports, self._finish)
+        self.peer_ready, self.peer_hung = self._dispatch.peer_ready, self._losses.peer_hung
         table: Table = {
             Chunk: self._chunk,
             Accept: self._accept,
@@ -52,6 +60,7 @@ class Owner:
             Error: self._error,
             Migrate: self._migrate,
             Cancelled: self._cancelled,
+            Handed: self._walk.handed,
             Sync: self._sync,
             **self._dispatch.table,
         }
@@ -59,18 +68,19 @@ class Owner:
 
     def deadline(self) -> float:
         """When `tick` is wanted; the past while there is credit to flush."""
-        return min(self._grants.deadline(), self._timers.deadline())
+        return min(self._grants.deadline(), self._timers.deadline(), self._settling.deadline())
 
     def tick(self, now: float) -> None:
         """Flush credit, then let due timers act."""
         for peer, credit in self._grants.take():
             self._send(peer, credit, now)
+        self._settling.tick(now, self._send)
         for kind, number in self._timers.due(now):
             request = self.requests[number]
             if kind == DEADLINE:
                 self._finish(request, Reason.DEADLINE, now)
             elif kind == STALL:
-                self._look_at_stall(request, now)
+                self._losses.look_at_stall(request, now)
             else:
                 self._dispatch.kinds[kind](request, now)
 
@@ -96,13 +106,11 @@ class Owner:
         if request is None or event.position <= request.consumed:
             return
         request.consumed = min(event.position, request.position)
-        claim = request.claim
-        if claim is None or claim.state not in (Leg.SUBMITTED, Leg.RUNNING, Leg.STOPPING):
-            return
         limit = request.limit()
-        if limit - claim.limit >= (request.ask.window + 1) // 2 and (claim.running or not claim.alone):
-            claim.state = send(OWNER, claim.state, Verb.CREDIT)
-            self._grants.add(claim, limit)
+        for claim in request.legs():
+            if limit - claim.limit >= (request.ask.window + 1) // 2 and (claim.running or not claim.alone):
+                claim.state = send(OWNER, claim.state, Verb.CREDIT)
+                self._grants.add(claim, limit)
 
     def _run(self, request: Request | None, claim: Claim) -> None:
         """It has its slot. A suspect waits for our word: only who got it can have killed its holder."""
@@ -121,7 +129,8 @@ class Owner:
             self._finish(request, Reason.STOPPED, now)
         elif not request.stopping:
             request.stopping = True
-            self._cancel(request.claim, Strength.STOP, Reason.STOPPED, request.position, now)
+            for claim in request.legs():
+                self._walk.cancel(claim, Strength.STOP, Reason.STOPPED, request.position, now)
 
     # --- Messages from holders -------------------------------------------------------------------------
 
@@ -137,19 +146,18 @@ class Owner:
     def _tell_stale(self, peer: int, request: int, attempt: int, now: float) -> None:
         self._send(peer, Cancel(request, attempt, 0, int(Strength.KILL), int(Reason.ORPHAN)), now)
 
-    def _current(self, claim: Claim) -> Request | None:
-        request = self.requests.get(claim.request)
-        return request if request is not None and request.claim is claim else None
-
     def _accept(self, peer: int, message: Accept, now: float) -> None:
         claim = self._claim(peer, message, now)
         if claim is not None:
             claim.receive(Verb.ACCEPT)
-            request = self._current(claim)
+            request = self._walk.of(claim)
             if message.waiting == 0:
                 self._run(request, claim)
             if request is not None:
-                request.heard, request.rejects, request.pinned = now, 0, 0
+                request.heard = now
+                request.housed = request.housed or now
+                if not claim.feeder:
+                    request.rejects = request.pinned = 0
 
     def _chunk(self, peer: int, message: Chunk, now: float) -> None:
         """What is common is inline, for it runs for each token: tokens that continue a request, within its credit."""
@@ -176,8 +184,8 @@ class Owner:
             request.position += len(tokens)
             request.tokens += tokens
             request.heard = now
-            if request.moves or request.suspect or request.unheard:
-                request.absolve()
+            if request.uneasy:
+                self._unit_came(request, now)
             out.append(Deliver(part.request, part.position, (), tokens))
 
     def _part(self, peer: int, part: Part, now: float) -> None:
@@ -185,10 +193,11 @@ class Owner:
         if claim is None:
             return
         claim.receive(Verb.CHUNK)
-        request = self._current(claim)
+        request = self._walk.of(claim)
         self._run(request, claim)
         if request is not None:
-            request.cached = part.cached or request.cached
+            if request.position == request.walk_start:  # later legs were handed what they do not compute
+                request.cached = part.cached or request.cached
             self._take(request, claim, part, now)
 
     def _take(self, request: Request, claim: Claim, part: Part, now: float) -> None:
@@ -196,37 +205,52 @@ class Owner:
         end = part.position + (codec.count(part.tokens) or len(part.items or ()))
         if end > claim.limit and end > part.position:
             raise RemoteError(Reason.ILLEGAL, f"position {end} beyond the credit of {claim.limit}")
+        if claim.awaits and end > part.position:
+            raise RemoteError(Reason.ILLEGAL, "a unit of a leg that awaits another")
+        if claim.feeder and part.items and not codec.count(part.tokens):
+            raise RemoteError(Reason.ILLEGAL, "a feeder makes tokens, or nothing")
         start = request.position
         if part.position > start:
             self._count("requests.gaps")
-            self._move(request, Reason.GAP, now)
+            self._losses.move(request, claim, Reason.GAP, now)
             return
         request.heard = now
         tokens, items = request.take(part)
         if tokens or items:
+            self._unit_came(request, now)
             self._out.append(Deliver(request.number, start, items, tokens))
         elif end > part.position:
             self._count("requests.duplicates")
 
-    def _ended(self, peer: int, message: Reject | End | Error | Migrate, verb: Verb, now: float) -> Request | None:
-        """A leg is over by one of four messages: the request that goes on without it, if it was current."""
+    def _unit_came(self, request: Request, now: float) -> None:
+        """The first unit of a leg, or after a loss."""
+        request.absolve()
+        self._settling.first(request.number, request.walk, now)
+
+    def _ended(
+        self, peer: int, message: Reject | End | Error | Migrate, verb: Verb, now: float
+    ) -> tuple[Request, Claim] | None:
+        """A leg is over by one of four messages: the request that has to do without it, unless it did already."""
         claim = self._claim(peer, message, now)
         if claim is None:
             return None
-        request = self._current(claim)
+        request = self._walk.of(claim)
         if claim.receive(verb):
             self.claims.remove(claim)
-        if request is not None:
-            request.claim = None
-        return request
+        if request is None:
+            return None
+        request.drop(claim)
+        return request, claim
 
     def _end(self, peer: int, message: End, now: float) -> None:
-        request = self._ended(peer, message, Verb.END, now)
-        if request is None:
+        if (ended := self._ended(peer, message, Verb.END, now)) is None:
             return
-        if message.position > request.position:
+        request, claim = ended
+        if message.position > request.position or (claim.awaits and not request.stopping):
             self._count("requests.gaps")
-            self._move(request, Reason.GAP, now)
+            self._losses.lost(request, Reason.GAP, peer, now)
+        elif claim.feeder or request.ahead or request.claim is not None:
+            self._walk.go_on(request, now)
         elif message.position < request.position and not request.stopping:
             text = f"it ended after {message.position} units, {request.position} were delivered before it moved"
             self._finish(request, Reason.FAILED, now, text=text)
@@ -234,49 +258,59 @@ class Owner:
             self._finish(request, Reason.of(message.reason), now)
 
     def _error(self, peer: int, message: Error, now: float) -> None:
-        request = self._ended(peer, message, Verb.ERROR, now)
-        if request is None:
+        if (ended := self._ended(peer, message, Verb.ERROR, now)) is None:
             return
-        if message.retryable and not request.stopping and self._budget.spend(now):
+        request, claim = ended
+        if claim.spent:
+            self._count("requests.feeders_failed")
+            self._walk.go_on(request, now)
+        elif message.retryable and not request.stopping and self._budget.spend(now):
             request.exclude(peer, now)
-            self._again(request, Reason.of(message.reason), now)
+            self._losses.again(request, Reason.of(message.reason), now)
         else:
             self._finish(request, Reason.of(message.reason), now, message.name, message.text)
 
     def _reject(self, peer: int, message: Reject, now: float) -> None:
-        request = self._ended(peer, message, Verb.REJECT, now)
-        if request is None:
+        if (ended := self._ended(peer, message, Verb.REJECT, now)) is None:
             return
+        request, claim = ended
         reason = Reason.of(message.reason)
         self._count(f"requests.rejected.{reason.label}")
         final = request.refused(peer, message, now)
         if request.stopping:
-            self._finish(request, Reason.STOPPED, now)
+            self._walk.go_on(request, now)
         elif final:
             told = Reason.UNAVAILABLE if reason in (Reason.DRAINING, Reason.NO_ENDPOINT, Reason.STALE) else reason
             self._finish(request, told, now, text=message.text)
-        else:
-            self._dispatch.place(request, now)
+        elif not (request.handles and self._dispatch.instead(request, claim, now)):
+            self._walk.anew(request, now)
 
     def _migrate(self, peer: int, message: Migrate, now: float) -> None:
-        request = self._ended(peer, message, Verb.MIGRATE, now)
-        if request is None:
+        if (ended := self._ended(peer, message, Verb.MIGRATE, now)) is None:
             return
+        request, claim = ended
         self._count("requests.migrated")
         start = request.position
         request.exclude(peer, now)
         try:
             tokens = request.take_over(message.resume)
         except RemoteError:
-            self._lost(request, Reason.ILLEGAL, peer, now)
+            self._losses.lost(request, Reason.ILLEGAL, peer, now)
             raise
         if tokens:
+            self._unit_came(request, now)
             self._out.append(Deliver(request.number, start, (), tokens))
+        if claim.spent or request.stopping:
+            self._walk.go_on(request, now)
+            return
         request.migrations += 1
         request.homeless = now
-        if request.stopping:
-            self._finish(request, Reason.STOPPED, now)
-        elif request.migrations > MIGRATIONS_MAX:
+        if not message.handle and request.legs() and self._dispatch.instead(request, claim, now):
+            return
+        self._walk.leave(request, now)
+        if message.handle:
+            request.handles, request.carries = [message.handle], True
+        if request.migrations > MIGRATIONS_MAX:
             self._finish(request, Reason.MOVED_TOO_OFTEN, now, text=f"{request.migrations} migrations")
         else:
             self._dispatch.place(request, now)
@@ -295,82 +329,21 @@ class Owner:
             self._tell_stale(peer, leg.request, leg.attempt, now)
         for claim in vanished:
             self._count("sync.vanished")
-            request = self._current(claim)
             self.claims.remove(claim)
-            if request is not None:
-                request.claim = None
-                self._lost(request, Reason.VANISHED, claim.peer, now)
+        self._losses.gone(peer, vanished, Reason.VANISHED, now)
 
-    # --- Losing and moving -----------------------------------------------------------------------------
+    # --- The end ---------------------------------------------------------------------------------------
 
     def peer_down(self, peer: int, reason: Reason, now: float) -> None:
         """Every leg there is gone."""
         self._grants.forget(peer)
-        for claim in self.claims.drop_peer(peer):
-            request = self._current(claim)
-            if request is not None:
-                request.claim = None
-                if reason is Reason.LEFT and claim.state is Leg.SUBMITTED:
-                    self._dispatch.place(request, now)  # an Accept would have come before the Bye: nothing was started
-                    continue
-                if reason is Reason.LINK_LOST and request.blame(claim):
-                    self._count("requests.suspects")
-                self._lost(request, reason, peer, now)
+        self._losses.gone(peer, self.claims.drop_peer(peer), reason, now)
         self._dispatch.router_down(peer, now)
-
-    def peer_hung(self, peer: int, now: float) -> None:
-        """What can go on elsewhere does; the rest waits for the engine or for its deadline."""
-        for claim in self.claims.of(peer):
-            request = self._current(claim)
-            if request is not None and request.resumable:
-                self._move(request, Reason.HUNG, now)
-
-    def _lost(self, request: Request, reason: Reason, peer: int, now: float) -> None:
-        self._count("requests.lost_legs")
-        request.homeless = now
-        if request.stopping:
-            self._finish(request, Reason.STOPPED, now)
-        elif request.resumable:
-            self._again(request, reason, now)
-        else:
-            text = f"the instance {peer:016x} was lost ({reason.label}) and {request.ask.endpoint} cannot resume"
-            self._finish(request, Reason.LOST, now, text=text)
-
-    def _move(self, request: Request, reason: Reason, now: float) -> None:
-        """Take the request away from a live holder."""
-        claim = request.claim
-        if claim is not None:
-            request.claim = None
-            request.exclude(claim.peer, now)
-            self._cancel(claim, Strength.KILL, Reason.MOVED, request.position, now)
-        self._lost(request, reason, request.nodes[-1], now)
-
-    def _again(self, request: Request, reason: Reason, now: float) -> None:
-        request.moves += 1
-        if request.moves > request.ask.moves_max:
-            text = f"lost {request.moves} instances, the last one because: {reason.label}"
-            self._finish(request, Reason.MOVED_TOO_OFTEN, now, text=text)
-        else:
-            self._count("requests.moved")
-            self._dispatch.place(request, now)
-
-    def _look_at_stall(self, request: Request, now: float) -> None:
-        due = request.heard + request.ask.stall_s
-        if now < due or request.claim is None:
-            self._timers.set((STALL, request.number), due if due > now else now + request.ask.stall_s)
-        elif request.resumable:
-            self._move(request, Reason.STALLED, now)
-        else:
-            self._finish(request, Reason.STALLED, now, text=f"nothing for {request.ask.stall_s:g} s")
 
     def close(self, now: float) -> None:
         """We leave: nothing that is still open will get an answer."""
         for request in list(self.requests.values()):
             self._finish(request, Reason.DRAINING, now, text="this node has left the mesh")
-
-    def _cancel(self, claim: Claim, strength: Strength, reason: Reason, position: int, now: float) -> None:
-        if (message := claim.cancel(strength, reason, position)) is not None:
-            self._send(claim.peer, message, now)
 
     def _finish(self, request: Request, reason: Reason, now: float, name: str = "", text: str = "") -> None:
         """The one door: whatever the end is, it is told once, and nothing of the request stays but legs that owe us."""
@@ -380,8 +353,8 @@ class Owner:
             self._timers.clear((kind, request.number))
         if reason in (Reason.COMPLETE, Reason.LENGTH):
             self._budget.earn()
-        if request.claim is not None:
-            self._cancel(request.claim, Strength.KILL, reason, request.position, now)
+        self._walk.over(request, reason, now)
+        self._settling.over(request.number, now)
         self._count(f"requests.finished.{reason.label}")
         self._out.append(request.finish(reason, name, text))
 
@@ -394,7 +367,6 @@ class Owner:
             assert number == request.number
             assert request.waiting == (number in waiting)
             request.check()
-            claim = request.claim
-            if claim is not None:
+            for claim in request.legs():
                 assert self.claims.get(claim.peer, claim.request, claim.attempt) is claim
                 assert claim.state in (Leg.SUBMITTED, Leg.RUNNING, Leg.STOPPING), claim.state

@@ -22,6 +22,7 @@ from proto import limits
 from proto.basics import Message
 from proto.errors import Reason
 from proto.messages import Bye, Drain, Gossip, Hello, Ignored, Load, Ping, Pong, Reset, Welcome
+from proto.placing import Report
 from proto.session import Sign, State
 
 STEADY_S = 10.0  # a peer that was up for that long starts with a short backoff again
@@ -38,7 +39,7 @@ class Peers:
         out: list[Effect],
         count: Callable[[str], None],
         summary: Callable[[int], tuple[int, int]],
-        load: Callable[[], tuple[int, Load, bool]],
+        load: Callable[[], tuple[int, Load, bool, list[Report]]],
     ) -> None:
         self._settings = settings
         self._out = out
@@ -263,8 +264,8 @@ class Peers:
     def _ping(self, peer: Peer, message: Ping, now: float) -> None:
         if not peer.live:
             return
-        progress, load, draining = self._load()
-        self._sessions.transmit(peer, Pong(message.time_us, progress, load, self._late_ms, draining))
+        progress, load, draining, reports = self._load()
+        self._sessions.transmit(peer, Pong(message.time_us, progress, load, self._late_ms, draining, reports))
         self._late_ms = 0
         self.inner.append(Received(peer.node, message))
 
@@ -274,6 +275,8 @@ class Peers:
             self._sessions.step(peer, Sign.PROGRESS)
         if changed:
             self.inner.append(PeerChanged(peer.node))
+        if message.reports:
+            self.inner.append(Received(peer.node, message))
 
     def _drain(self, peer: Peer, message: Message, now: float) -> None:
         peer.draining = True

@@ -6,7 +6,7 @@ from random import Random
 from mesh.claims import Claims
 from mesh.peer import Peer
 from mesh.placement import POLICIES, Candidate
-from mesh.request import Request
+from mesh.request import Request, Stop
 from mesh.routing import ROUTER
 from mesh.waiting import Waiting
 from proto.errors import Reason
@@ -26,12 +26,31 @@ class Placing:
         self._turn = 0
         self.waiting = Waiting()
 
-    def able(self, request: Request, now: float) -> dict[int, Peer]:
-        """Who could take the request now."""
-        peers = self._serving(request.ask.endpoint)
-        return {peer.node: peer for peer in peers if _can_take(peer, request, now)}
+    def able(self, request: Request, now: float, endpoint: str = "", last: bool = True) -> dict[int, Peer]:
+        """Who could take its last stop now, or another one."""
+        pinned = request.pinned if last else 0
+        peers = self._serving(endpoint or request.ask.endpoint)
+        return {peer.node: peer for peer in peers if _can_take(peer, request, pinned, now)}
 
-    def choose(self, request: Request, peers: dict[int, Peer]) -> Peer:
+    def fits(self, request: Request, stops: list[Stop], now: float) -> bool:
+        """Whether each stop of this advice can be made."""
+        last = len(stops) - 1
+        able = [node in self.able(request, now, name, at == last) for at, (node, name) in enumerate(stops)]
+        return bool(able) and all(able)
+
+    def plan(self, request: Request, now: float) -> list[Stop]:
+        """Where it goes if nobody advises; nowhere: it has to wait."""
+        ask, stops = request.ask, []
+        for endpoint in (*ask.needs, ask.endpoint):
+            last = endpoint == ask.endpoint
+            peers = self.able(request, now, endpoint, last)
+            if peers:
+                stops.append((self.choose(request, peers, endpoint).node, endpoint))
+            elif last or now < request.homeless + ask.patience_s:
+                return []  # after that it has to do without what it needs: who cannot says so
+        return stops
+
+    def choose(self, request: Request, peers: dict[int, Peer], endpoint: str) -> Peer:
         """The instance that the request's policy picks among these."""
         ask = request.ask
         candidates = [
@@ -39,13 +58,16 @@ class Placing:
             for node, peer in peers.items()
         ]
         policy = "least_loaded" if request.suspect else ask.policy  # a suspect needs a node for itself
-        node = POLICIES[policy](candidates, self._cursor.get(ask.endpoint, 0), self._random)
-        self._cursor[ask.endpoint] = node
+        node = POLICIES[policy](candidates, self._cursor.get(endpoint, 0), self._random)
+        self._cursor[endpoint] = node
         return peers[node]
 
-    def router(self, request: Request, now: float) -> Peer | None:
-        """The router to ask about the request; None if it is ours to place."""
-        if not request.ask.routed or request.pinned or request.suspect:
+    def router(self, request: Request, instances: int, now: float) -> Peer | None:
+        """The router to ask about the request; None if it is ours to place, or nobody has a choice."""
+        ask = request.ask
+        if not ask.routed or request.pinned or request.suspect:
+            return None
+        if instances == 1 and ask.wish is None and not ask.needs:
             return None
         found = [peer for peer in self._serving(ROUTER) if peer.ready and self._late.get(peer.node, 0.0) <= now]
         if not found:
@@ -61,7 +83,10 @@ class Placing:
     def wait(self, request: Request, now: float) -> float:
         """Let it wait; when to look again unless a peer comes first: the end of an exclusion, or of patience."""
         self.waiting.add(request, now)
-        return min([request.patient_until(), *(when for when in request.excluded.values() if when > now)])
+        looks = [request.patient_until(), *request.excluded.values()]
+        if request.ask.needs:
+            looks.append(request.homeless + request.ask.patience_s)
+        return min((when for when in looks if when > now), default=now)
 
     def out_of_patience(self, request: Request, now: float) -> bool:
         """Whether it has waited long enough."""
@@ -78,7 +103,7 @@ class Placing:
         return Reason.UNAVAILABLE, f"no instance of {endpoint} takes work; live: {live}"
 
 
-def _can_take(peer: Peer, request: Request, now: float) -> bool:
+def _can_take(peer: Peer, request: Request, pinned: int, now: float) -> bool:
     if not peer.ready or request.excluded.get(peer.node, 0.0) > now or peer.node in request.ask.barred:
         return False
-    return request.pinned in (0, peer.node)
+    return pinned in (0, peer.node)

@@ -13,6 +13,7 @@ REJECTS_MAX = 6  # refusals in a row before its caller hears of it
 MOVED_PATIENCE_S = 30.0  # a request that was running waits that long for another instance: time for a restart
 EXCLUDE_S = 5.0  # a node that failed this request is not tried again for that long
 
+Stop = tuple[int, str]  # a node, and what it is asked
 Units = tuple[list[int], list[bytes]]  # tokens or items, never both
 
 
@@ -20,9 +21,11 @@ class Request:
     """One request of ours, from Ask to Finish."""
 
     __slots__ = (
-        "accused", "ask", "asking", "attempt", "cached", "checkpoint", "checkpoint_position", "claim", "consumed",
-        "deadline", "excluded", "heard", "homeless", "migrations", "moves", "nodes", "number", "pinned", "position",
-        "rejects", "resumable", "retry_ms", "started", "stopping", "suspect", "tokens", "unheard", "waiting", "why",
+        "accused", "ahead", "ask", "asking", "attempt", "cached", "carries", "checkpoint", "checkpoint_position",
+        "claim", "consumed", "deadline", "endpoints", "excluded", "handles", "heard", "homeless", "housed",
+        "migrations", "moves", "nodes", "number", "parked", "pinned", "placements", "position", "rejects", "resumable",
+        "retry_ms", "started", "stopping", "stops", "suspect", "tokens", "uneasy", "unheard", "waiting", "walk",
+        "walk_start", "why",
     )  # fmt: skip
 
     def __init__(self, ask: Ask, now: float) -> None:
@@ -36,15 +39,25 @@ class Request:
         self.checkpoint_position = 0
         self.pinned = ask.pinned  # where it has to begin; once it has begun it may move
         self.attempt = 0
-        self.claim: Claim | None = None  # the current leg
+        self.claim: Claim | None = None  # the current leg: its units are taken
+        self.ahead: list[Claim] = []  # legs that were submitted since, and await their turn
+        self.stops: list[Stop] = []  # where it goes when its newest leg has handed
+        self.handles: list[bytes] = []  # where what earlier stops, or an earlier holder, made for it lies
+        self.carries = False  # the latter: the last stop is all it needs
+        self.walk = 0  # the attempt of the first leg of this itinerary
+        self.walk_start = 0  # units that there were before it
+        self.placements = 0
         self.waiting = False
         self.asking = 0  # the router that was asked where to place it
+        self.parked = 0.0  # since when it has kept us waiting; 0: it has not
         self.why = ""  # what it said
         self.cached = 0
         self.suspect = False  # its last holder may have died of it
+        self.uneasy = False  # its next unit changes more than its position
         self.unheard = 0  # holders that died, in a row, before we heard that it runs there
         self.accused = 0  # the node that seems to have died of it while it ran there alone
         self.homeless = now  # since when it has looked for a holder
+        self.housed = 0.0  # since when some leg of this walk has a place; 0: none has
         self.started = False  # some leg was submitted: without resume it may have had effects
         self.resumable = bool(ask.prompt)  # tokens always are; items when the endpoint checkpoints
         self.stopping = False
@@ -54,7 +67,23 @@ class Request:
         self.rejects = 0  # refusals in a row
         self.retry_ms = 0  # what the last refusal advised
         self.heard = now  # when it last moved on
-        self.nodes: list[int] = []
+        self.nodes: list[int] = []  # of all legs
+        self.endpoints: list[str] = []
+
+    def legs(self) -> list[Claim]:
+        """All legs of its walk, the current one first."""
+        return [self.claim, *self.ahead] if self.claim is not None else self.ahead[:]
+
+    def turn_back(self, now: float) -> None:
+        """Nobody takes its next stop. The time in which others were at work for it was no search."""
+        self.homeless += now - self.housed if self.housed else 0.0
+
+    def drop(self, claim: Claim) -> None:
+        """This leg is over."""
+        if claim is self.claim:
+            self.claim = None
+        else:
+            self.ahead.remove(claim)
 
     def limit(self) -> int:
         """Credit: how far the holder may send now."""
@@ -65,22 +94,23 @@ class Request:
         """It has been running before: somebody watches it, and it waits longer for a place."""
         return self.moves > 0 or self.migrations > 0 or self.position > 0
 
-    def next_attempt(self, node: int, now: float) -> None:
+    def next_attempt(self, node: int, endpoint: str, now: float) -> None:
         """It is about to be submitted to `node`."""
         self.attempt += 1
-        self.started, self.heard = True, now
+        self.started, self.heard, self.uneasy = True, now, True
         self.nodes.append(node)
+        self.endpoints.append(endpoint)
 
-    def submit(self, limit: int, now: float) -> Submit:
-        """The message that starts the current attempt."""
+    def submit(self, claim: Claim, now: float) -> Submit:
+        """The message that starts a leg."""
         ask = self.ask
         remaining_ms = 0 if self.deadline == inf else max(1, ceil((self.deadline - now) * 1000))
         return Submit(
             request=self.number,
-            attempt=self.attempt,
+            attempt=claim.attempt,
             position=self.position,
-            limit=limit,
-            endpoint=ask.endpoint,
+            limit=claim.limit,
+            endpoint=claim.endpoint,
             payload=ask.payload,
             prompt=codec.pack(list(ask.prompt)),
             resume=self._resume(),
@@ -88,6 +118,8 @@ class Request:
             trace=ask.trace,
             metadata=ask.metadata,
             suspect=self.suspect,
+            handles=[*ask.handles, *self.handles][: limits.HANDLES_MAX],
+            awaits=claim.awaits,
         )
 
     def _resume(self) -> Resume | None:
@@ -117,12 +149,10 @@ class Request:
         """These units are delivered."""
         self.position += len(tokens) or len(items)
         self.tokens.extend(tokens)
-        if tokens or items:
-            self.absolve()
 
     def absolve(self) -> None:
         """A unit has come: it moves on, and its holder lives."""
-        self.moves, self.unheard, self.suspect = 0, 0, False
+        self.moves, self.unheard, self.suspect, self.accused, self.uneasy = 0, 0, False, 0, False
 
     def take_over(self, resume: Resume | None) -> list[int]:
         """Adopt what a migrating holder had: a newer checkpoint, or tokens beyond what it could send."""
@@ -143,8 +173,9 @@ class Request:
         That it was running may have died with the holder: to be lost unheard once is bad luck, twice is suspicious. A
         suspect that did not get our word to run is innocent of this death.
         """
-        if self.position > claim.start or (claim.alone and not claim.running):
+        if (self.position > claim.start and not claim.awaits) or (claim.alone and not claim.running):
             return False
+        self.uneasy = True
         self.unheard += not claim.running
         if not claim.running and self.unheard < UNHEARD_MAX:
             return False
@@ -173,7 +204,7 @@ class Request:
         """The last effect about it. That time is up is for either side to notice, in the same words."""
         if reason is Reason.DEADLINE:
             text = f"not done within {self.ask.timeout_s:g} s"
-        history = self.attempt, tuple(self.nodes), self.cached, self.why
+        history = self.placements, tuple(self.nodes), self.cached, self.why, tuple(self.endpoints)
         return Finish(self.number, reason, self.position, name, text, self.retry_ms, *history)
 
     def check(self) -> None:
@@ -183,4 +214,9 @@ class Request:
         assert not self.tokens or len(self.tokens) == self.position
         conditions = self.waiting + (self.asking != 0) + (self.claim is not None)
         assert conditions == 1, "it waits, or a router was asked, or it has a leg"
-        assert self.claim is None or self.claim.attempt == self.attempt, "only the newest attempt is current"
+        legs = self.legs()
+        assert self.claim is not None or not self.ahead, "who awaits, awaits somebody"
+        assert all(claim.awaits == (claim is not self.claim) for claim in legs)
+        attempts = [claim.attempt for claim in legs]
+        assert attempts == sorted(attempts) and (not legs or self.walk <= attempts[0] <= attempts[-1] <= self.attempt)
+        assert self.stopping or not legs or attempts[-1] == self.attempt, "its newest attempt lives"

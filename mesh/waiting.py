@@ -18,7 +18,8 @@ class Waiting:
             return False
         request.waiting = True
         request.heard = now
-        self._queues.setdefault(request.ask.endpoint, {})[request.number] = None
+        for endpoint in _wanted(request):
+            self._queues.setdefault(endpoint, {})[request.number] = None
         return True
 
     def remove(self, request: Request) -> bool:
@@ -26,10 +27,11 @@ class Waiting:
         if not request.waiting:
             return False
         request.waiting = False
-        queue = self._queues[request.ask.endpoint]
-        del queue[request.number]
-        if not queue:
-            del self._queues[request.ask.endpoint]
+        for endpoint in _wanted(request):
+            queue = self._queues[endpoint]
+            del queue[request.number]
+            if not queue:
+                del self._queues[endpoint]
         return True
 
     def of(self, endpoint: str) -> list[int]:
@@ -39,3 +41,7 @@ class Waiting:
     def all(self) -> dict[int, None]:
         """Everybody."""
         return {number: None for queue in self._queues.values() for number in queue}
+
+
+def _wanted(request: Request) -> list[str]:
+    return list(dict.fromkeys((request.ask.endpoint, *request.ask.needs)))

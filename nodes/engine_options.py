@@ -9,9 +9,16 @@ from msgspec import Struct
 from mesh.options import OptionRefused
 from nodes import faults
 from nodes.engines.timing import Timing
+from nodes.names import POOL_CHARS_MAX, is_pool
+from nodes.tiers.options import USES, USES_MAX, Asked, disk_of, read, store_of
+from nodes.transfer.causes import Way
 
-ENGINES = ("numpy", "sim")
+ENGINES = ("numpy", "transformers", "sim")
+ROLES = ("worker", "prefill", "decode", "encoder")
+STAGING_BYTES = 256 << 20  # some prompts of a large model on their way; taken from the system only as it is used
+WAYS = "shared,bulk"  # NIXL only where it is asked for: its sockets know no mesh key
 KV_BYTES = 1 << 30  # of key-value cache: taken from the system only as it is used
+POOL_FORM = f"at most {POOL_CHARS_MAX} printable characters, without spaces and slashes"
 SLOTS_MAX = 4_096  # streams in one chunk of the mesh
 POINT_FORM = "TOKENS:MILLISECONDS, as in 1000:30"
 
@@ -31,29 +38,73 @@ class EngineOptions(Struct, frozen=True):
     caching: bool = True
     hand_over: bool = False
     exact: bool = False
+    device: str = ""
+    dtype: str = ""
     speedup: float = 1.0
     prefill_ms: tuple[str, ...] = ()
     decode_ms: tuple[str, ...] = ()
     fault: str = ""
     poison: int = -1
+    kv_host_bytes: int = 0
+    kv_disk: str = ""
+    kv_store: str = ""
+    kv_uses: int = USES
+    role: str = "worker"
+    enforce_disagg: bool = False
+    kv_staging_bytes: int = STAGING_BYTES
+    transports: str = WAYS
+    pool: str = ""
 
     def __post_init__(self) -> None:
-        _require(self.engine in ENGINES, "engine", self.engine, " or ".join(ENGINES))
+        _require(self.engine in ENGINES, "engine", self.engine, ", ".join(ENGINES[:-1]) + " or " + ENGINES[-1])
         _require(0 <= self.slots <= SLOTS_MAX, "slots", self.slots, f"between 0 and {SLOTS_MAX}")
         for name in ("context", "blocks", "step_tokens"):
             _require(0 <= getattr(self, name) <= 2**31, name, getattr(self, name), "0 or more")
         _require(1 <= self.block_tokens <= 1024, "block_tokens", self.block_tokens, "between 1 and 1024")
+        _require(self.role in ROLES, "role", self.role, ", ".join(ROLES[:-1]) + " or " + ROLES[-1])
+        if self.enforce_disagg and self.role != "decode":
+            raise OptionRefused(f"--enforce-disagg is for --role decode, not {self.role}")
+        _require(self.kv_staging_bytes >= 0, "kv_staging_bytes", self.kv_staging_bytes, "bytes, 0 or more")
+        _try("transports", ways_of, self.transports)
+        _require(not self.pool or is_pool(self.pool), "pool", self.pool, POOL_FORM)
         _require(self.kv_bytes > 0, "kv_bytes", self.kv_bytes, "bytes, more than 0")
         _require(0 <= self.speedup < inf, "speedup", self.speedup, "0 (as fast as it can) or more")
         _try("prefill_ms", points, self.prefill_ms)
         _try("decode_ms", points, self.decode_ms)
         _try("fault", faults.parse, self.fault)
+        _require(self.kv_host_bytes >= 0, "kv_host_bytes", self.kv_host_bytes, "bytes, 0 or more")
+        _require(1 <= self.kv_uses <= USES_MAX, "kv_uses", self.kv_uses, f"between 1 and {USES_MAX}")
+        _try("kv_disk", lambda text: text and disk_of(text), self.kv_disk)
+        _try("kv_store", lambda text: text and store_of(text), self.kv_store)
         _foreign(self)
+        if self.tiers is not None and not (self.caching and self.role != "encoder"):
+            raise OptionRefused(
+                "--kv-host-bytes, --kv-disk and --kv-store are for workers that keep a cache of prompts"
+            )
+
+    @property
+    def tiers(self) -> Asked | None:
+        """The tiers below the cache."""
+        return read(self.kv_host_bytes, self.kv_disk, self.kv_store, self.kv_uses)
+
+    @property
+    def ways(self) -> tuple[Way, ...]:
+        """The transports that caches may be moved by, the best first."""
+        return ways_of(self.transports)
 
     @property
     def timing(self) -> Timing:
         """How long a simulated step takes."""
         return Timing(self.speedup, points(self.prefill_ms), points(self.decode_ms))
+
+
+def ways_of(text: str) -> tuple[Way, ...]:
+    """Transports from a list with commas. Raises ValueError."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    known = {str(way): way for way in Way}
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"{unknown[0]!r} is no transport; there are {', '.join(known)}")
+    return tuple(known[name] for name in dict.fromkeys(names))
 
 
 def points(texts: Sequence[str]) -> tuple[tuple[float, float], ...]:
@@ -73,19 +124,21 @@ def points(texts: Sequence[str]) -> tuple[tuple[float, float], ...]:
     return tuple(found)
 
 
-ONLY = {
-    "sim": ("blocks", "speedup", "prefill_ms", "decode_ms", "fault", "poison"),
-    "numpy": ("kv_bytes", "exact"),
+ONLY = {  # which engines a flag is for
+    **dict.fromkeys(("blocks", "speedup", "prefill_ms", "decode_ms", "fault", "poison"), ("sim",)),
+    **dict.fromkeys(("device", "dtype"), ("transformers",)),
+    "exact": ("numpy",),
+    "kv_bytes": ("numpy", "transformers"),
 }
 
 
 def _foreign(options: EngineOptions) -> None:
     """A flag of the other engine is a mistake, not something to be ignored."""
     defaults = dict(zip(EngineOptions.__struct_fields__, EngineOptions.__struct_defaults__, strict=True))
-    for engine, names in ONLY.items():
-        for name in names if engine != options.engine else ():
-            if getattr(options, name) != defaults[name]:
-                raise OptionRefused(f"--{name.replace('_', '-')} is for --engine {engine}, not {options.engine}")
+    for name, engines in ONLY.items():
+        if options.engine not in engines and getattr(options, name) != defaults[name]:
+            meant = " or ".join(engines)
+            raise OptionRefused(f"--{name.replace('_', '-')} is for --engine {meant}, not {options.engine}")
 
 
 def _try(name: str, parse: object, value: object) -> None:

@@ -10,6 +10,10 @@ import msgspec
 from msgspec import Struct
 
 from nodes.engines.contract import Job, Logprobs, Sampling
+from nodes.engines.media import Media
+from nodes.media.content import KINDS
+from nodes.media.limits import HASH_BYTES, PARTS_MAX
+from proto.limits import TOKENS_MAX
 
 TEMPERATURE_MAX = 100.0  # far beyond any use, and no overflow
 PENALTY_MAX = 1e3  # likewise
@@ -19,6 +23,19 @@ LOGPROBS_MAX = 128  # alternatives per position; each costs some 15 bytes per to
 BIASES_MAX = 4_096  # entries of a logit bias: they are added one by one at each step
 STOPS_MAX = 1_024  # stop tokens
 SALT_CHARS_MAX = 1_024  # it is hashed once per request
+
+
+class Spot(Struct, array_like=True, frozen=True):
+    """Positions of the prompt that a picture, a sound or a clip fills: their tokens are only placeholders."""
+
+    kind: str  # image, audio or video
+    first: int
+    count: int
+    content: bytes  # the part's name, a hash
+
+    @property
+    def end(self) -> int:
+        return self.first + self.count
 
 
 class Generation(Struct, array_like=True, frozen=True):
@@ -32,6 +49,7 @@ class Generation(Struct, array_like=True, frozen=True):
     cache_salt: str = ""
     priority: int = 0
     digest: str = ""  # of the model's files, as the asker knows them; empty: any will do
+    media: tuple[Spot, ...] = ()  # in the order of their positions
 
 
 Row = tuple[float, list[tuple[int, float]]]  # of `Logprobs`, without names: one goes with each token
@@ -52,7 +70,7 @@ def decode(payload: bytes) -> Generation:
         found = _generation.decode(payload)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise ValueError(f"the request is no generation: {error}") from None
-    complaint = _complaint(found) or _sampling_complaint(found.sampling)
+    complaint = _complaint(found) or _sampling_complaint(found.sampling) or _media_complaint(found.media)
     if complaint:
         raise ValueError(complaint)
     return found
@@ -71,6 +89,7 @@ def job_of(key: object, generation: Generation, prompt: list[int], generated: li
         sampling=generation.sampling,
         cache_salt=generation.cache_salt,
         priority=generation.priority,
+        media=[Media(spot.first, spot.count, spot.content) for spot in generation.media],
     )
 
 
@@ -102,6 +121,20 @@ def _complaint(found: Generation) -> str:
         return f"cache_salt has {len(found.cache_salt)} characters: {SALT_CHARS_MAX} are the most"
     if abs(found.priority) > PRIORITY_MAX:
         return f"priority is {found.priority}: it must be between -{PRIORITY_MAX} and {PRIORITY_MAX}"
+    return ""
+
+
+def _media_complaint(spots: tuple[Spot, ...]) -> str:
+    """What is wrong with the places of pictures; empty if nothing is."""
+    if len(spots) > PARTS_MAX:
+        return f"{len(spots)} pictures, sounds and clips: {PARTS_MAX} are the most"
+    end = 0
+    for spot in spots:
+        if spot.kind not in KINDS or len(spot.content) != HASH_BYTES:
+            return "a picture, sound or clip without a kind or a name"
+        if not end <= spot.first < spot.end <= TOKENS_MAX:
+            return "pictures, sounds and clips fill positions one after another, each at least one"
+        end = spot.end
     return ""
 
 

@@ -6,16 +6,18 @@ An engine that raises is dead. The host says so once, to the `crashed` that it w
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import inf
 from queue import Empty, SimpleQueue
 from typing import Protocol
 
-from mesh.core import Event, Failed, Go, Halt, Hint, Leg, Progressed, Start
+from mesh.core import Event, Go, Halt, Hint, Leg, Progressed, Start
 from mesh.host import Host
+from nodes.commands import Applied, Command, Stir, apply
 from nodes.engines.contract import Card, Engine, EngineLoad, Step
-from nodes.host_core import Applied, Command, Counts, HostCore, PacedHost, apply
-from nodes.names import endpoint_of
+from nodes.handing import Handing
+from nodes.host_core import HostCore, PacedHost
+from nodes.host_metrics import Counts
 from proto.messages import Offer
 
 BURST_STEPS = 8  # of no time, before the loop reads its sockets: what they make leaves in one message
@@ -35,6 +37,19 @@ class EngineHost(Host, Protocol):
     @property
     def counts(self) -> Counts:
         """What happened here."""
+        ...
+
+    @property
+    def core(self) -> HostCore:
+        """Its legs."""
+        ...
+
+    def stir(self) -> None:
+        """Let the engine look again: something came up from below its cache."""
+        ...
+
+    def refresh(self) -> None:
+        """Something has changed in the core."""
         ...
 
     def load(self) -> EngineLoad:
@@ -64,15 +79,21 @@ class Pulse:
 class LoopHost:
     """For an engine whose steps take no time to compute. Between two of them the loop reads its sockets."""
 
-    def __init__(self, engine: Engine, card: Card, model: str, crashed: Crashed, digest: str = "") -> None:
-        self._paced = PacedHost(engine, card.vocabulary, digest)
-        self._offer = Offer(endpoint_of(model), resumable=True, slots=card.slots)
+    def __init__(
+        self, engine: Engine, card: Card, endpoint: str, crashed: Crashed, digest: str = "", enforce: bool = False
+    ) -> None:
+        self._paced = PacedHost(engine, card.vocabulary, digest, Handing(card.layout, digest), enforce)
+        self._offer = Offer(endpoint, resumable=True, slots=card.slots)
         self._crashed = crashed
         self._timer: asyncio.Handle | None = None
         self._timer_at = inf
         self._closed = False
         self._turning = False
         self._pulse: Pulse | None = None
+
+    @property
+    def core(self) -> HostCore:
+        return self._paced.core
 
     @property
     def counts(self) -> Counts:
@@ -84,25 +105,36 @@ class LoopHost:
     def attach(self, post: Post, loop: asyncio.AbstractEventLoop) -> None:
         self._post, self._loop = post, loop
         self._pulse = Pulse(post, loop, lambda: not self._paced.core.runs)
+        self.core.wake = self._tell
 
     def holds(self, leg: Leg) -> bool:
         return leg in self._paced.core.runs
 
     def start(self, start: Start) -> None:
-        for event in self._paced.start(start, self._loop.time()):
-            self._post(event)
-        self._arm()
+        self._tell(self._paced.start(start, self._loop.time()))
 
     def go(self, go: Go) -> None:
-        """Nothing yet waits."""
+        self._paced.go(go, self._loop.time())
+        self._arm()
 
     def halt(self, halt: Halt) -> None:
-        self._paced.halt(halt, self._loop.time())
-        self._arm()
+        self._tell(self._paced.halt(halt, self._loop.time()))
 
     def hint(self, hint: Hint) -> None:
-        self._paced.hint(hint, self._loop.time())
+        self._tell(self._paced.hint(hint, self._loop.time()))
+
+    def stir(self) -> None:
+        self.core.commands.append(Stir())
         self._arm()
+
+    def refresh(self) -> None:
+        self._arm()
+
+    def _tell(self, events: Sequence[Event]) -> None:
+        if not self._closed:
+            for event in events:
+                self._post(event)
+            self._arm()
 
     def load(self) -> EngineLoad:
         return self._paced.load()
@@ -158,21 +190,25 @@ class LoopHost:
 class ThreadHost:
     """For an engine that computes. All of it happens in its thread; what it says comes to the loop step by step."""
 
-    def __init__(self, engine: Engine, card: Card, model: str, crashed: Crashed, digest: str = "") -> None:
+    def __init__(
+        self, engine: Engine, card: Card, endpoint: str, crashed: Crashed, digest: str = "", enforce: bool = False
+    ) -> None:
         self._engine = engine
-        self._core = HostCore(card.vocabulary, digest)
-        self._offer = Offer(endpoint_of(model), resumable=True, slots=card.slots + AHEAD)
+        self.core = HostCore(card.vocabulary, digest, Handing(card.layout, digest), enforce)
+        self._offer = Offer(endpoint, resumable=True, slots=card.slots + AHEAD)
         self._crashed = crashed
         self._commands: SimpleQueue[Command | None] = SimpleQueue()  # None: stop
         self._load = engine.load()
         self._thread: threading.Thread | None = None
         self._pulse: Pulse | None = None
+        self._timer: asyncio.TimerHandle | None = None  # of the core
+        self._timer_at = inf
         self._spent_s = 0.0  # processor time of the thread, when the pulse last looked
         self._closed = False
 
     @property
     def counts(self) -> Counts:
-        return self._core.counts
+        return self.core.counts
 
     def offer(self) -> Offer:
         return self._offer
@@ -181,36 +217,61 @@ class ThreadHost:
         self._post, self._loop = post, loop
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
-        self._pulse = Pulse(post, loop, lambda: not self._core.runs or self._computes())
+        self._pulse = Pulse(post, loop, lambda: not self.core.runs or self._computes())
+        self.core.wake = self._say
 
     def holds(self, leg: Leg) -> bool:
-        return leg in self._core.runs
+        return leg in self.core.runs
 
     def start(self, start: Start) -> None:
-        job = self._core.start(start)
-        if type(job) is Failed:
-            self._post(job)
-        else:
-            self._commands.put(job)  # type: ignore[arg-type]
+        self._say(self.core.start(start, self._loop.time()))
 
     def go(self, go: Go) -> None:
-        """Nothing yet waits."""
+        self.core.go(go, self._loop.time())
+        self.refresh()
 
     def halt(self, halt: Halt) -> None:
-        self._tell(self._core.halt(halt, self._loop.time()))
+        self._say(self.core.halt(halt, self._loop.time()))
 
     def hint(self, hint: Hint) -> None:
-        self._tell(self._core.hint(hint, self._loop.time()))
+        self._say(self.core.hint(hint, self._loop.time()))
 
-    def _tell(self, command: Command | None) -> None:
-        if command is not None:
-            self._commands.put(command)
+    def stir(self) -> None:
+        self._commands.put(Stir())
+
+    def refresh(self) -> None:
+        commands = self.core.commands
+        if commands:
+            self.core.commands = []
+            for command in commands:
+                self._commands.put(command)
+        due = self.core.deadline()
+        if due < self._timer_at:
+            self._disarm()
+            self._timer_at, self._timer = due, self._loop.call_at(due, self._tick)
+
+    def _tick(self) -> None:
+        self._timer, self._timer_at = None, inf
+        self.core.tick(self._loop.time())
+        self.refresh()
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer, self._timer_at = None, inf
+
+    def _say(self, events: Sequence[Event]) -> None:
+        if not self._closed:
+            for event in events:
+                self._post(event)
+            self.refresh()
 
     def load(self) -> EngineLoad:
         return self._load
 
     async def close(self) -> None:
         self._closed = True
+        self._disarm()
         if self._pulse is not None:
             self._pulse.stop()
         self._commands.put(None)
@@ -228,15 +289,11 @@ class ThreadHost:
     # --- In the loop -----------------------------------------------------------------------------------------
 
     def _applied(self, applied: Applied) -> None:
-        if not self._closed:
-            for event in self._core.applied(applied, self._loop.time()):
-                self._post(event)
+        self._say(self.core.applied(applied, self._loop.time()))
 
     def _stepped(self, step: Step, took_s: float, load: EngineLoad) -> None:
         self._load = load
-        if not self._closed:
-            for event in self._core.stepped(step, took_s):
-                self._post(event)
+        self._say(self.core.stepped(step, took_s))
 
     def _safely(self, callback: Callable[..., None], *arguments: object) -> None:
         try:
@@ -262,7 +319,7 @@ class ThreadHost:
             return False
         if commands:
             applied = apply(engine, commands)
-            if applied.refused or applied.freed:
+            if applied.refused or applied.freed or applied.landed:
                 self._tell_loop(self._applied, applied)
         if not engine.idle():
             began = time.monotonic()

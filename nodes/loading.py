@@ -13,6 +13,9 @@ from nodes.engines.contract import Card, Engine
 from nodes.folder import ModelRefused, contents_of, folder_of, name_of
 from nodes.text.detokenizer import REPLACEMENT
 from nodes.text.tokenizer import ModelFiles, Tokenizer, digest
+from nodes.tiers.options import TierRefused
+from nodes.tiers.tiers import Tiers, open_tiers
+from nodes.tiers.weights import mark_of
 
 SIM_CONTEXT = 32_768  # positions, where a model's files do not say
 SIM_SLOTS = 256  # what a large GPU batches
@@ -30,6 +33,7 @@ class Loaded(Struct):
     card: ModelCard
     contents: dict[str, bytes]
     tokens: tuple[int, int] | None = None  # what a simulated engine says: its streams can be verified with it
+    tiers: Tiers | None = None  # below its cache
 
 
 def load(options: EngineOptions) -> Loaded:
@@ -44,7 +48,25 @@ def load(options: EngineOptions) -> Loaded:
     engine, card, tokens = _LOADERS[options.engine](folder, options, tokenizer)
     sizes = {name: len(content) for name, content in contents.items() if content}
     created = int(time.time())
-    return Loaded(engine, ModelCard(model, digest(files), sizes, card, created), contents, tokens)
+    known = digest(files)
+    tiers = _tiers(folder, options, engine, card, known)
+    return Loaded(engine, ModelCard(model, known, sizes, card, created), contents, tokens, tiers)
+
+
+def _tiers(folder: Path, options: EngineOptions, engine: Engine, card: Card, known: str) -> Tiers | None:
+    """What blocks go down to, and come back from."""
+    asked = options.tiers
+    if asked is None or card.layout is None:
+        return None
+    flavour = f"{card.engine} exact" if options.exact else card.engine
+    if card.engine != "sim":  # whose numbers come from the tokens alone
+        flavour += f" {mark_of(folder)}"
+    try:
+        tiers = open_tiers(asked, card.layout, known, flavour)
+    except TierRefused as error:
+        raise ModelRefused(str(error)) from None
+    engine.attach(tiers)
+    return tiers
 
 
 Made = tuple[Engine, Card, tuple[int, int] | None]
@@ -53,6 +75,7 @@ Made = tuple[Engine, Card, tuple[int, int] | None]
 def _numpy(folder: Path, options: EngineOptions, tokenizer: Tokenizer) -> Made:
     from nodes.engines.numpy.config import Unsupported
     from nodes.engines.numpy.engine import NumpyEngine, Settings
+    from nodes.engines.numpy.safetensors import Damaged
 
     slots = options.slots or NUMPY_SLOTS
     settings = Settings(
@@ -70,9 +93,36 @@ def _numpy(folder: Path, options: EngineOptions, tokenizer: Tokenizer) -> Made:
     engine = NumpyEngine(settings)
     try:
         card = engine.start()
-    except (Unsupported, MemoryError) as error:
+    except (Unsupported, Damaged, MemoryError) as error:
         raise ModelRefused(f"the numpy engine cannot serve {folder}: {error or 'not enough memory'}") from None
     return engine, card, None
+
+
+def _transformers(folder: Path, options: EngineOptions, tokenizer: Tokenizer) -> Made:
+    from nodes.engines.numpy.config import Unsupported
+    from nodes.engines.numpy.engine import Settings as Batching
+
+    slots = options.slots or NUMPY_SLOTS
+    batching = Batching(
+        folder=str(folder),
+        slots=slots,
+        waiting_max=waiting_max(slots),
+        step_tokens=max(options.step_tokens or NUMPY_STEP_TOKENS, slots),
+        block_tokens=options.block_tokens,
+        context=options.context,
+        cache_bytes=options.kv_bytes,
+        caching=options.caching,
+        hand_over=options.hand_over,
+    )
+    try:
+        from nodes.engines.transformers.engine import Settings, TransformersEngine
+
+        engine = TransformersEngine(Settings(batching, options.device, options.dtype or "auto"))
+        return engine, engine.start(), None
+    except (Unsupported, MemoryError) as error:
+        raise ModelRefused(f"the transformers engine cannot serve {folder}: {error or 'not enough memory'}") from None
+    except ImportError as error:
+        raise ModelRefused(f"--engine transformers needs pip install 'wiremesh[transformers]': {error}") from None
 
 
 def _sim(folder: Path, options: EngineOptions, tokenizer: Tokenizer) -> Made:
@@ -104,7 +154,11 @@ def waiting_max(slots: int) -> int:
     return max(WAITING_MIN, 2 * slots)
 
 
-_LOADERS: dict[str, Callable[[Path, EngineOptions, Tokenizer], Made]] = {"numpy": _numpy, "sim": _sim}
+_LOADERS: dict[str, Callable[[Path, EngineOptions, Tokenizer], Made]] = {
+    "numpy": _numpy,
+    "transformers": _transformers,
+    "sim": _sim,
+}
 
 
 def spoken(tokenizer: Tokenizer) -> tuple[int, int]:

@@ -3,19 +3,31 @@
 from proto import limits
 
 GENERATE = "generate/"  # a model's token streams: this and the model's name
+PREFILL = "prefill/"  # its prompts, computed for who generates
+POOL = "pool/"  # a tag: who serves it belongs to the pool of that name
+ENCODE = "encode/"  # its pictures and sounds, made into embeddings
 CARD = "wiremesh.model.card"  # what a worker serves
 FILE = "wiremesh.model.file"  # the content of its files
 METRICS = "wiremesh.node.metrics"
 DRAIN = "wiremesh.node.drain"
 STATUS = "wiremesh.node.status"
 STREAM = "wiremesh.frontend.stream"  # a stream that another frontend holds
+REQUESTS = "wiremesh.frontend.requests"  # which requests of the mesh an answer is made of
+EXPLAIN = "wiremesh.router.explain"  # why a request went where it went
+OVERLAP = "wiremesh.router.overlap"  # how much of a prompt each worker has cached
 
 MODEL_CHARS_MAX = limits.NAME_CHARS_MAX - len(GENERATE)
+POOL_CHARS_MAX = limits.NAME_CHARS_MAX - len(POOL)  # the tag is the name of an endpoint
 
 
 def endpoint_of(model: str) -> str:
     """Where the tokens of a model come from."""
     return GENERATE + model
+
+
+def offered_by(role: str, model: str) -> str:
+    """What a worker of this role offers; one that decodes can do whole requests too."""
+    return {"prefill": PREFILL, "encoder": ENCODE}.get(role, GENERATE) + model
 
 
 def model_of(endpoint: str) -> str:
@@ -26,3 +38,8 @@ def model_of(endpoint: str) -> str:
 def is_model(name: str) -> bool:
     """Whether a model can be served by this name. Slashes are usual in them; spaces and control characters are not."""
     return 0 < len(name) <= MODEL_CHARS_MAX and name.isprintable() and " " not in name and not name.endswith("/")
+
+
+def is_pool(name: str) -> bool:
+    """Whether a pool can have this name."""
+    return 0 < len(name) <= POOL_CHARS_MAX and name.isprintable() and " " not in name and "/" not in name

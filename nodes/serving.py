@@ -19,16 +19,35 @@ def run(options: Options, body: Callable[[], Coroutine[Any, Any, int]]) -> int:
         return runner.run(body())
 
 
-async def serve(actor: Actor, ready: Callable[[], str], started: Callable[[], None] = lambda: None) -> int:
+class Beside:
+    """What else a node is, from its start to its end."""
+
+    async def begin(self) -> None:
+        """It has started, and says so when this returns."""
+
+    async def linger(self) -> None:
+        """It has said goodbye. Who still needs something of it may have it now."""
+
+    async def end(self) -> None:
+        """It is gone."""
+
+
+async def serve(
+    actor: Actor, ready: Callable[[], str], started: Callable[[], None] = lambda: None, beside: Beside | None = None
+) -> int:
     """Serve until a signal or a drain, then leave. `ready` is the line for whoever waits for this node."""
+    beside = beside or Beside()
     await actor.start()
     try:
         process.on_signals(actor.loop, lambda: actor.leave(actor.options.drain_s), lambda: None)
+        await beside.begin()
         started()
         print(ready(), flush=True)
         await actor.departed
+        await beside.linger()
     finally:
         await actor.depart(0.0, FORCED_S)
+        await beside.end()
     return 0 if actor.crashed is None else EXIT_CRASHED
 
 

@@ -1,24 +1,42 @@
 """Shell. A worker: an engine on the mesh. It serves a model's tokens, and the files that a frontend needs for them."""
 
+import asyncio
 import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
-from typing import Any, NoReturn
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from mesh.actor import Actor
 from mesh.component import EXIT_CRASHED
-from mesh.options import Options
+from mesh.core import Progressed
+from mesh.options import OptionRefused, Options
 from nodes.endpoints import model_endpoints, node_endpoints
+from nodes.engine_options import EngineOptions
+from nodes.engines.contract import BlockEvent
+from nodes.folder import folder_of
 from nodes.host import EngineHost, LoopHost, ThreadHost
-from nodes.host_core import families
+from nodes.host_metrics import families, handing_families
 from nodes.loading import Loaded
 from nodes.metrics import Family
-from nodes.serving import introduction, serve
+from nodes.names import offered_by
+from nodes.pooled import pool_endpoints
+from nodes.routing.teller import Teller
+from nodes.serving import Beside, introduction, serve
+from nodes.tiers.weights import mark_of
+from nodes.transfer.causes import Way
+from nodes.transfer_metrics import transfer_families
 from proto.messages import Role
+from proto.placing import Report
 
-ROLE = "worker"
+if TYPE_CHECKING:
+    from nodes.dock import PlaneDock
+    from nodes.media.desk import Desk
+    from nodes.transfer import Memory, Plane
+
+LINGER_S = 12.0  # a little longer than the lease of what was handed over
 SIDE_LEGS = 128  # metrics, status and files at once, beside a full engine: a few hundred nodes may ask together
 
 log = logging.getLogger("wiremesh.worker")
@@ -33,50 +51,159 @@ def crashed(error: BaseException) -> NoReturn:
     os._exit(EXIT_CRASHED)
 
 
-class Worker:
+class Worker(Beside):
     """A loaded model and its place in the mesh."""
 
-    def __init__(self, options: Options, loaded: Loaded, queue: int, crashed: Callable[[BaseException], None]) -> None:
+    def __init__(
+        self,
+        options: Options,
+        loaded: Loaded,
+        flags: EngineOptions,
+        queue: int,
+        crashed: Callable[[BaseException], None],
+    ) -> None:
         card = loaded.card
         self.loaded = loaded
+        self.flags = flags
+        self.plane: Plane | None = None
+        self.dock: PlaneDock | None = None
+        self.desk: Desk | None = None
         kind = LoopHost if card.engine.engine == "sim" else ThreadHost
-        self.host: EngineHost = kind(loaded.engine, card.engine, card.model, crashed, card.digest)
+        offered = offered_by(flags.role, card.model)
+        self.host: EngineHost = kind(
+            loaded.engine, card.engine, offered, crashed, card.digest, enforce=flags.enforce_disagg
+        )
         endpoints = {
-            **node_endpoints(ROLE, lambda: self.actor, self.families, self.facts),
+            **node_endpoints(flags.role, lambda: self.actor, self.families, self.facts),
             **model_endpoints(card, loaded.contents),
+            **pool_endpoints(flags.pool),
         }
+        levels, below = (loaded.tiers.levels, loaded.tiers.blocks) if loaded.tiers is not None else (1, 0)
+        self.teller = Teller(levels=levels, blocks=card.engine.blocks + below, report=self.reports)
+        self.host.core.teller = self.teller
         slots = self.host.offer().slots + SIDE_LEGS
-        self.actor = Actor(options, Role.WORKER, endpoints, ROLE, host=self.host, slots=slots, queue=queue)
+        self.actor = Actor(
+            options, Role.WORKER, endpoints, flags.role, host=self.host, aide=self.teller, slots=slots, queue=queue
+        )
+
+    async def begin(self) -> None:
+        """Have a data plane, if there is something to be moved."""
+        if self.loaded.tiers is not None:
+            self.loaded.tiers.bind(self.actor.loop, self._told, self.host.stir)
+        from nodes.dock import PlaneDock  # Loads NumPy, which a simulated engine does not need before this.
+        from nodes.planes import WAYS, start_plane
+        from nodes.transfer import TransferRefused
+
+        layout, ways = self.loaded.card.engine.layout, self.flags.ways
+        check_ways(ways)
+        hands_over = layout is not None and ways and self.flags.kv_staging_bytes >= layout.block_bytes
+        if hands_over or self.loaded.card.engine.media:
+            try:
+                self.plane = await start_plane(self.actor, ways or WAYS)
+            except TransferRefused as refused:
+                raise OptionRefused(f"no data plane can be had: {refused}") from None
+            self._open_desk(self.plane)
+        if self.plane is None or layout is None or not hands_over:
+            return
+        blocks = self.flags.kv_staging_bytes // layout.block_bytes
+        memory = allocated(self.plane, blocks * layout.block_bytes)
+        handing = self.host.core.handing
+        # The digest of a card knows nothing of weights: blocks of others must not be taken for ours.
+        mark = await self.actor.loop.run_in_executor(None, mark_of, folder_of(self.flags.model))
+        handing.digest = f"{self.loaded.card.digest} {mark}"
+        self.dock = PlaneDock(self.plane, memory, layout, handing, self.host.refresh)
+        handing.rooms.open(self.dock, blocks)
+
+    def _open_desk(self, plane: "Plane") -> None:
+        """Pictures and sounds are read there, if the model takes any."""
+        from nodes.media.desk import open_desk
+
+        folder, exact = folder_of(self.flags.model), self.flags.exact
+        self.desk = open_desk(plane, self.actor.loop, folder, self.loaded.card, exact)
+        self.host.core.desk = self.desk
+
+    async def linger(self) -> None:
+        """Requests that moved from here fetch what was computed for them."""
+        if self.dock is not None:
+            await self.dock.fetched(min(self.actor.options.drain_s, LINGER_S))
+
+    async def end(self) -> None:
+        if self.loaded.tiers is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self.loaded.tiers.close)
+        if self.desk is not None:
+            await self.desk.close()
+        if self.plane is not None:
+            await self.plane.close()
+
+    def _told(self, changes: Sequence[tuple[int, Sequence[BlockEvent]]]) -> None:
+        """The tiers have gained or lost blocks: routers hear of it at the end of a turn."""
+        for medium, events in changes:
+            self.teller.feed(events, medium)
+        self.actor.post(Progressed())
+
+    def reports(self) -> list[Report]:
+        """What each Pong says of our load."""
+        load = self.host.load()
+        step_tokens = self.loaded.card.engine.step_tokens
+        return [
+            Report(load.running, load.waiting, load.prefill_tokens, load.blocks_used, load.blocks_total, step_tokens)
+        ]
 
     def families(self) -> list[Family]:
         """What this worker adds to its metrics."""
-        return families(self.host.counts, self.host.load())
+        core = self.host.core
+        found = families(core.counts, self.host.load()) + handing_families(core.handing)
+        if self.loaded.tiers is not None:
+            found += self.loaded.tiers.families()
+        if self.desk is not None:
+            from nodes.media.metrics import media_families
+
+            found += media_families(self.desk.embedder)
+        return found + transfer_families(self.dock) if self.dock is not None else found
 
     def facts(self) -> dict[str, Any]:
         """What this worker adds to its status."""
         card, load = self.loaded.card, self.host.load()
         return {
+            "offers": self.host.offer().endpoint,
+            "staging": self.host.core.handing.rooms.blocks(),
             "model": card.model,
             "digest": card.digest,
             "engine": card.engine,
             "tokens": self.loaded.tokens,
             "load": load,
+            "tiers": self.loaded.tiers.facts() if self.loaded.tiers is not None else {},
         }
 
     def introduction(self) -> str:
         card = self.loaded.card
         engine = card.engine
+        does = "computes prompts of" if self.flags.role == "prefill" else "serves"
         return introduction(
-            ROLE,
+            self.flags.role,
             self.actor,
-            f"serves {card.model} with the {engine.engine} engine, {engine.slots} slots, context {engine.context}",
+            f"{does} {card.model} with the {engine.engine} engine, {engine.slots} slots, context {engine.context}",
         )
 
 
-async def run(options: Options, loaded: Loaded, queue: int) -> int:
+def allocated(plane: "Plane", size: int) -> "Memory":
+    """Staging memory. Raises OptionRefused."""
+    try:
+        return plane.allocate(size)
+    except ValueError as error:
+        raise OptionRefused(f"--kv-staging-bytes {size} cannot be had: {error}") from None
+
+
+def check_ways(ways: Sequence[Way]) -> None:
+    """Raises OptionRefused for a transport that is not installed."""
+    if Way.NIXL in ways and find_spec("nixl") is None:
+        raise OptionRefused("--transports names nixl, but it is not installed: 'pip install nixl', or leave it out")
+
+
+async def run(options: Options, loaded: Loaded, flags: EngineOptions, queue: int) -> int:
     """Serve a model until told to leave; returns the exit code."""
-    worker = Worker(options, loaded, queue, crashed)
-    return await serve(worker.actor, worker.introduction, lambda: _on_demand(worker))
+    worker = Worker(options, loaded, flags, queue, crashed)
+    return await serve(worker.actor, worker.introduction, lambda: _on_demand(worker), worker)
 
 
 def _on_demand(worker: Worker) -> None:

@@ -35,6 +35,8 @@ RANKS_MAX = 256  # data-parallel ranks of one worker
 PROMPT_BLOCKS_MAX = 131_072  # a prompt of a million tokens in blocks of 8
 BLOCK_TOKENS_MAX = 65_536  # of one block: beyond any engine's
 OVERRIDES_MAX = 64  # knobs that one request sets: there are fewer
+MEDIA_MAX = 256  # pictures, recordings and films in one prompt
+CONTENT_BYTES_MAX = 32  # of the hash of one of them
 ENTRIES_MAX = 1_024  # requests in one Routed or Settled
 ROUTED_BYTES_TARGET = 128 * KIB  # of the hashes in one Routed
 
@@ -43,6 +45,7 @@ RankNumber = Annotated[int, Meta(ge=0, le=RANKS_MAX - 1)]
 ChangeHashes = Annotated[bytes, Meta(max_length=8 * CHANGE_BLOCKS_MAX)]
 PieceHashes = Annotated[bytes, Meta(max_length=8 * PIECE_BLOCKS_MAX)]
 PromptHashes = Annotated[bytes, Meta(max_length=8 * PROMPT_BLOCKS_MAX)]
+Content = Annotated[bytes, Meta(max_length=CONTENT_BYTES_MAX)]
 
 
 class Kind(IntEnum):
@@ -150,6 +153,7 @@ class Report(Struct, array_like=True, frozen=True, gc=False):
     prefill_tokens: U32 = 0  # still to be computed, of all its requests
     blocks_used: U32 = 0
     blocks_total: U32 = 0
+    step_tokens: U32 = 0  # that one step computes at most; 0: unknown
 
 
 class Wish(Struct, array_like=True, gc=False):
@@ -164,6 +168,9 @@ class Wish(Struct, array_like=True, gc=False):
     session: Name = ""  # a hint: earlier requests of it may have left something
     rank: Annotated[int, Meta(ge=-1, le=RANKS_MAX - 1)] = -1  # this data-parallel rank only
     overrides: Annotated[dict[Name, float], Meta(max_length=OVERRIDES_MAX)] = {}  # knobs, for this request only
+    media: Annotated[list[Content], Meta(max_length=MEDIA_MAX)] = []  # content hashes of its media, in their order
+    first_token_ms: U32 = 0  # what its client was promised; 0: nothing
+    next_token_ms: U32 = 0
 
 
 class Parked(Message, tag=57):
@@ -196,3 +203,4 @@ class Placed(Message, tag=49):
     endpoints: Annotated[list[Name], Meta(max_length=limits.STOPS_MAX)] = []  # at each stop; those not named: as asked
     rank: RankNumber = 0  # at the last stop
     cached_blocks: U32 = 0  # that the choice of the last stop counts on
+    refused: U16 = 0  # the reason why nobody may have it; 0 and no itinerary: the owner may know better

@@ -94,6 +94,7 @@ class Wire:
     def node(self, role: int = Role.COMPONENT, offers: Iterable[Offer] = (), **changes: Any) -> int:
         """A node with defaults for all that the test does not care about; its id."""
         node = int(changes.pop("node", len(self._born) + 1))
+        aide = changes.pop("aide", None)
         settings: dict[str, Any] = {
             "name": f"node {node}",
             "mesh": "test",
@@ -104,7 +105,7 @@ class Wire:
             "seed": 1,
         }
         made = Settings(node=node, role=int(role), offers=tuple(offers), **(settings | changes))
-        self.nodes[node] = Node(made, self.now)
+        self.nodes[node] = Node(made, self.now, aide)
         self._born.append(node)
         self._listening.update(dict.fromkeys(made.addresses, node))
         return node

@@ -20,8 +20,7 @@ def forget_held(process: "Process") -> bool:
         if held.state is Leg.RUNNING and held.started and held.part is None and not held.orphan:
             if process.handlers[name].inner is not None:
                 continue  # what it asked for would stay
-            handler = process.handlers.pop(name)
-            handler.over = True
+            process.forget(name)
             held.started = False
             holder.slots.absolve(name)
             holder.slots.give_back(held.submit.endpoint)
@@ -40,9 +39,9 @@ def forget_claim(process: "Process") -> bool:
     for request in list(owner.requests.values()):
         claim = request.claim
         if claim is not None and claim.state is Leg.RUNNING and request.resumable:
-            request.claim = None
+            request.drop(claim)
             owner.claims.remove(claim)
-            owner._lost(request, Reason.VANISHED, claim.peer, process.local())
+            owner._losses.lost(request, Reason.VANISHED, claim.peer, process.local())
             process.wake(process.run, TICK)
             return True
     return False

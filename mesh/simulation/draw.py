@@ -5,8 +5,10 @@ One stream of draws per purpose, so that a change in one leaves the others alone
 
 from random import Random
 
+from msgspec import structs
+
 from mesh.simulation import faults
-from mesh.simulation.plan import CHAIN, CHECKED, PLAIN, TOKENS, Call, Place, Plan, Work
+from mesh.simulation.plan import CHAIN, CHECKED, FEEDERS, PLAIN, TOKENS, Call, Place, Plan, Work
 from proto.messages import Role
 
 PROFILES = ("chaos", "calm", "skew", "seeds", "drain")
@@ -24,6 +26,7 @@ def draw(seed: int, profile: str = "chaos") -> Plan:
     places = _places(random, profile)
     heal_s = random.choice(HEAL_S) if profile != "calm" else CALM_S
     calls = _calls(Random(f"{seed}/calls"), places, profile, heal_s)
+    _walks(Random(f"{seed}/walks"), places, calls, profile)
     plan = Plan(seed, profile, places, calls, [], heal_s=heal_s)
     if profile == "seeds" or (profile == "chaos" and random.random() < 0.15):
         _by_seeds(random, plan)
@@ -36,7 +39,35 @@ def draw(seed: int, profile: str = "chaos") -> Plan:
     else:
         plan.faults = faults.draw(Random(f"{seed}/faults"), plan)
         _crowd(Random(f"{seed}/crowd"), plan)
+        _hand_overs(Random(f"{seed}/handing"), plan)
     return plan
+
+
+def _walks(random: Random, places: list[Place], calls: list[Call], profile: str) -> None:
+    """In some seeds token streams have feeders before them, with nodes of their own or together with others."""
+    asked = [call for call in calls if call.endpoint == TOKENS]
+    if not asked or random.random() < 0.4:
+        return
+    served = random.choice((FEEDERS, FEEDERS[:1], FEEDERS[1:], FEEDERS[1:]))
+    for place in list(places):
+        if TOKENS in place.wants:
+            place.wants = [*place.wants, *served]
+        if TOKENS in place.offers and random.random() < 0.25:
+            place.offers = [*place.offers, *served]
+    for number in range(random.choice((1, 1, 2, 2, 3))):
+        offers = [*served] if number == 0 or random.random() < 0.5 else [random.choice(served)]
+        places.append(structs.replace(_holder(random, number, offers, profile), name=f"feeder{number}"))
+    for call in asked:
+        if random.random() < 0.8:
+            call.needs = [*served] if random.random() < 0.7 else [random.choice(served)]
+
+
+def _hand_overs(random: Random, plan: Plan) -> None:
+    """Where something is handed over, that is when it hurts."""
+    if plan.profile == "chaos" and any(call.needs for call in plan.calls) and random.random() < 0.4:
+        for _ in range(random.choice((1, 1, 3))):
+            plan.faults.append(faults.one(random, plan, "kill_hander"))
+        plan.faults.sort(key=lambda fault: fault.at_s)
 
 
 def _crowd(random: Random, plan: Plan) -> None:

@@ -25,7 +25,7 @@ def draw(random: Random, plan: Plan) -> list[Fault]:
         return _rolling_restart(random, plan)
     plot = random.choice((None, None, None, None, None, *PLOTS))
     if plot == "single":
-        found = [_one(random, plan, random.choice(SIMPLE))]
+        found = [one(random, plan, random.choice(SIMPLE))]
     elif plot == "swizzle":
         found = _swizzle(random, plan)
     elif plot == "drain_cut":
@@ -43,10 +43,11 @@ def _swarm(random: Random, plan: Plan) -> list[Fault]:
     kinds = random.sample(SIMPLE, random.choice((1, 2, 2, 3, 5, len(SIMPLE))))
     weights = [random.choice((1, 1, 3, 10)) for _ in kinds]
     count = random.choice((1, 2, 2, 3, 4, 6, 10))
-    return [_one(random, plan, kind) for kind in random.choices(kinds, weights, k=count)]
+    return [one(random, plan, kind) for kind in random.choices(kinds, weights, k=count)]
 
 
-def _one(random: Random, plan: Plan, kind: str) -> Fault:
+def one(random: Random, plan: Plan, kind: str) -> Fault:
+    """A fault of a kind."""
     holders = [number for number, place in enumerate(plan.places) if place.offers]
     clients = [number for number, place in enumerate(plan.places) if not place.offers and place.mesh == "sim"]
     at_s = random.uniform(FROM_S, plan.heal_s - 1.5)
@@ -54,7 +55,9 @@ def _one(random: Random, plan: Plan, kind: str) -> Fault:
     aimed = random.random() < 0.6
     fault = Fault(at_s, kind, BUSIEST if aimed else victim)
     room_s = plan.heal_s - LAST_S - at_s
-    if kind in ("crash", "kill_acceptor"):
+    if kind == "kill_hander":
+        fault.for_s, fault.amount = min(room_s, random.choice((0.05, 1.0))), random.choice((0.0, 1.0, 5.0, 40.0, 200.0))
+    elif kind in ("crash", "kill_acceptor"):
         fault.for_s = min(room_s, random.choice((0.05, 0.3, 1.0, 3.0)))
         fault.amount = random.choice((0, 0, OTHER_ADDRESS)) if plan.discovery else 0
     elif kind in ("freeze", "suspend", "hang"):

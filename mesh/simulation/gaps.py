@@ -24,7 +24,7 @@ def watch(world: "World", victim: "Process", bound_s: float, owner_place: int = 
     """A fault strikes a holder: note where the streams are that it serves, and who could go on with them."""
     now = world.clock.now
     for stream in world.oracles.streams:
-        mine = stream.holder == victim.label and stream.over is None and not stream.gone
+        mine = stream.holder == victim.label and not stream.feeders and stream.over is None and not stream.gone
         if mine and owner_place in (-1, stream.process.place) and _counts(stream):
             known = stream.process.instances.get(stream.endpoint, ())
             others = [other for other in world.processes() if other is not victim]
@@ -57,11 +57,11 @@ def _look(
     moved_on = stream.over is not None or stream.gone or stream.position > position
     if moved_on or stream.rejects or stream.retried:
         return
-    if stream.suspect and stream.alone:
+    if stream.suspect and stream.newest.alone:
         return  # it seems to have killed two: it waits for a verdict
     elsewhere = stream.holder != victim.label
-    in_trouble = world.troubles[stream.holder_place].calm_since > since - CALM_BEFORE_S
-    if elsewhere and (in_trouble or not stream.running):
+    in_trouble = world.troubles[stream.newest.place].calm_since > since - CALM_BEFORE_S
+    if elsewhere and (in_trouble or not stream.newest.running):
         return  # it went to somebody else, who is in trouble too or makes it wait its turn
     owner = world.troubles[stream.process.place]
     same_fault = owner.count <= 1 and owner.last == since  # a cut has two ends

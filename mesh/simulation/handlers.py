@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from mesh.core import Checkpointed, Failed, Finished, Produced, Start, Yielded
+from mesh.core import Checkpointed, Failed, Finished, Go, Produced, Start, Yielded
 from mesh.simulation import reference
-from mesh.simulation.plan import CHAIN, CHECKED, TOKENS, Work
+from mesh.simulation.plan import CHAIN, CHECKED, FEEDERS, PREFILL, TOKENS, Work
 from mesh.simulation.streams import Stream
 from proto import codec
 from proto.errors import Reason
@@ -31,8 +31,8 @@ class Handler:
     """What runs one leg, from its Start to Finished, Failed or Yielded."""
 
     __slots__ = (
-        "armed", "began_at", "buffer", "deadline", "endpoint", "halting", "hinted", "inner", "inner_end", "leg",
-        "memory", "over", "paused", "position", "process", "work",
+        "armed", "awaits", "began_at", "buffer", "deadline", "endpoint", "halting", "hinted", "inner", "inner_end",
+        "keeps", "leg", "memory", "over", "paused", "position", "process", "work",
     )  # fmt: skip
 
     def __init__(self, process: "Process", start: Start) -> None:
@@ -44,13 +44,15 @@ class Handler:
         self.position = self.began_at = start.position
         self.memory = self._memory(start)
         self.armed = self.paused = self.hinted = self.halting = self.over = False
+        self.awaits = start.awaits
+        self.keeps = False  # somebody goes on with it
         self.inner: Inner | None = None
         self.inner_end: Reason | None = None
         self.buffer: deque[bytes] = deque()
 
     def _memory(self, start: Start) -> int:
         """What the stream depends on, from the state that came along."""
-        if start.endpoint == TOKENS:
+        if start.endpoint in (TOKENS, *FEEDERS):
             tokens = codec.unpack(start.tokens)
             assert len(tokens) == start.position, "the tokens of a resume do not reach its position"
             return reference.fold(self.work.seed, [*codec.unpack(start.prompt), *tokens])
@@ -72,7 +74,7 @@ class Handler:
 
     def arm(self) -> None:
         """Take the next step in due time."""
-        if not (self.armed or self.paused or self.over or self.inner):
+        if not (self.armed or self.awaits or self.paused or self.over or self.inner):
             self.armed = True
             self.process.after(self.work.step_ms / 1000, self._step)
 
@@ -94,11 +96,28 @@ class Handler:
         self.hinted = True
         if self.inner:
             self.inner.abandon(Strength.STOP)
+        if self.awaits and self.work.heeds:
+            self.process.after(self.work.step_ms / 1000, self._given_up)
 
-    def halt(self) -> None:
+    def _given_up(self) -> None:
+        """It need not await any longer."""
+        if self.awaits and not (self.over or self.halting or self.process.hung):
+            self._end()
+
+    def go(self, go: Go) -> None:
+        """What it awaited is over: these units were made elsewhere."""
+        assert self.awaits and go.position == self.position, f"fed at {go.position}, stands at {self.position}"
+        self.awaits = False
+        self.memory = reference.fold(self.memory, list(go.tokens))
+        self.position += len(go.tokens)
+        self.began_at = self.position
+        self.arm()
+
+    def halt(self, keep: bool = False) -> None:
         """End now."""
         if not self.halting:
             self.halting = True
+            self.keeps = keep and self.endpoint == TOKENS and self.work.seed % 3 > 0
             if self.inner:
                 self.inner.abandon(Strength.KILL)
             self.process.after(self.work.halt_ms / 1000, self._halted)
@@ -136,7 +155,7 @@ class Handler:
         items: list[bytes] = []
         tokens: list[int] = []
         while self.position < until:
-            if self.endpoint == TOKENS:
+            if self.endpoint in (TOKENS, PREFILL):
                 token, self.memory = reference.advance_token(self.memory)
                 tokens.append(token)
             elif self.endpoint == CHECKED:
@@ -160,11 +179,15 @@ class Handler:
     def _halted(self) -> None:
         if self.over or self.process.hung:
             return
-        if self.position >= self.work.units and self.work.seed % 2:
+        if self.position >= self.work.units and self.work.seed % 2 and not self.awaits:
             self._end()  # it returned at the very moment
         else:
             self._gone()
-            self.process.run(Yielded(self.leg))
+            self.process.run(Yielded(self.leg, handle=self.handle() if self.keeps else b""))
+
+    def handle(self) -> bytes:
+        """Where what it has lies; whose it is can be told from it."""
+        return b"%d %s" % (self.leg.attempt, self.process.label.encode())
 
     def _gone(self) -> None:
         process = self.process

@@ -32,6 +32,7 @@ class Nemesis:
         self._cuts: dict[int, tuple[Fault, list[tuple[int, int]]]] = {}
         self._kill_acceptor: list[Fault] = []
         self._drop_after_submit: list[Fault] = []
+        self._kill_hander: list[Fault] = []
         self._kinds: dict[str, Callable[[Fault], None]] = {
             "crash": self.crash,
             "freeze": self.freeze,
@@ -45,6 +46,7 @@ class Nemesis:
             "stranger": self.stranger,
             "kill_acceptor": self._kill_acceptor.append,
             "drop_after_submit": self._drop_after_submit.append,
+            "kill_hander": self._kill_hander.append,
             "forget_held": self.forget_held,
             "forget_claim": self.forget_claim,
         }
@@ -238,6 +240,12 @@ class Nemesis:
         if self._kill_acceptor and not self._calm:
             fault = self._kill_acceptor.pop()
             self._clock.at(self._clock.now, self._kill_if_alive, process, fault)
+
+    def handed(self, process: "Process") -> None:
+        """A Handed is about to leave: it dies with it, or a little later, while the next leg gets ready."""
+        if self._kill_hander and not self._calm:
+            fault = self._kill_hander.pop()
+            self._clock.at(self._clock.now + fault.amount / 1000, self._kill_if_alive, process, fault)
 
     def _kill_if_alive(self, process: "Process", fault: Fault) -> None:
         if process.alive:

@@ -7,6 +7,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from mesh.core import Leg
+from mesh.simulation.legs import Seen
 from mesh.simulation.streams import Stream
 from mesh.simulation.violation import require
 
@@ -45,14 +46,15 @@ class Obligations:
     def is_impatient(self, stream: Stream) -> None:
         """Its caller does not want to wait in silence for the current leg."""
         now = self._clock.now
-        self._clock.at(now + stream.stall_s + 1.0, self._stalls, stream, stream.attempt, stream.position, now)
+        patience_s = stream.stall_s * (1 + len(stream.feeders)) + 1.0  # each feeder may hold it up in its turn
+        self._clock.at(now + patience_s, self._stalls, stream, stream.attempt, stream.position, now)
 
     def _stalls(self, stream: Stream, attempt: int, position: int, since: float) -> None:
         same = stream.attempt == attempt and stream.position == position and stream.over is None and not stream.gone
         calm = self._world.troubles[stream.process.place].calm_since < since
         request = stream.process.node.owner.requests.get(stream.request)
         calm = calm and request is not None and request.claim is not None
-        told = stream.limit == stream.position  # by its own reader
+        told = stream.newest.limit == stream.position  # by its own reader
         require(not (same and calm) or told, "19 stall", f"{stream.process.label}/{stream.request} waits in silence")
 
     def owner_died(self, process: "Process") -> None:
@@ -65,16 +67,22 @@ class Obligations:
     def must_stop(self, stream: Stream) -> None:
         """A stop was asked for: the handler must hear of it."""
         now = self._clock.now
-        self._clock.at(now + CANCEL_S, self._look_at_stop, stream, stream.attempt, now)
+        for leg in stream.living():
+            self._clock.at(now, self._look_if_told, stream, leg)
+            self._clock.at(now + CANCEL_S, self._look_at_stop, stream, leg, now)
 
-    def _look_at_stop(self, stream: Stream, attempt: int, since: float) -> None:
-        holder = self._world.process_called(stream.holder)
-        if stream.over is not None or stream.gone or stream.attempt != attempt or holder is None:
+    def _look_if_told(self, stream: Stream, leg: Seen) -> None:
+        told = leg.stopped or not leg.lives(stream.process) or stream.over is not None or self._world.forgetful
+        require(told, "15 stop", f"{leg.holder} is not told that {stream.request} was stopped")
+
+    def _look_at_stop(self, stream: Stream, leg: Seen, since: float) -> None:
+        holder = self._world.process_called(leg.holder)
+        if stream.over is not None or stream.gone or leg.over or holder is None:
             return
         places = (stream.process.place, holder.place)
         if any(self._world.troubles[place].calm_since >= since for place in places):
             return
-        handler = holder.handlers.get(Leg(stream.process.node.settings.node, stream.request, attempt))
+        handler = holder.handlers.get(Leg(stream.process.node.settings.node, stream.request, leg.attempt))
         told = handler is None or handler.hinted or handler.halting
         require(told, "15 stop", f"{holder.label} never heard that {stream.request} was stopped")
 

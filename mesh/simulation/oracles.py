@@ -10,7 +10,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 from mesh.core import Deliver, Finish, Leg, Open, Remark
-from mesh.simulation import verdicts
+from mesh.simulation import verdicts, walks
 from mesh.simulation.network import Link
 from mesh.simulation.obligations import Obligations
 from mesh.simulation.pairs import Pairs
@@ -30,8 +30,11 @@ from proto.messages import (
     End,
     Error,
     Fate,
+    Fed,
+    Handed,
     Hello,
     Migrate,
+    Part,
     Reject,
     Reset,
     Strength,
@@ -53,7 +56,7 @@ SLACK_S = 0.005  # clocks drift
 class Oracles:
     """The judges of one run."""
 
-    interest: tuple[type[Message], ...] = (Drain, Reject, Accept, Chunk)  # what they want to know when it is heard
+    interest: tuple[type[Message], ...] = (Drain, Reject, Accept, Chunk, End, Error, Migrate, Handed)  # when heard
 
     def __init__(self, world: "World") -> None:
         self._world = world
@@ -78,6 +81,8 @@ class Oracles:
             Cancelled: self._cancelled,
             Welcome: self._welcome,
             Migrate: self._migrate,
+            Fed: self._fed,
+            Handed: self._handed,
         }
 
     # --- At every event ------------------------------------------------------------------------------
@@ -127,13 +132,10 @@ class Oracles:
         require(hearing is not None, "4 current", f"{name} got units out of nowhere")
         assert hearing is not None
         link, message = hearing
-        attempts = (
-            [part.attempt for part in message.parts if part.request == stream.request]
-            if isinstance(message, Chunk)
-            else [message.attempt if isinstance(message, Migrate) else 0]
-        )
-        current = link.source.label == stream.holder and stream.attempt in attempts
-        require(current, "4 current", f"{name} took {attempts} of {link.name}, current is {stream.attempt}")
+        leg = walks.maker(stream, link, message)
+        require(leg is not None, "4 current", f"{name} took units of {link.name}, and may not")
+        assert leg is not None
+        leg.fruitless = False
 
     def finished(self, stream: Stream, effect: Finish) -> None:
         """Once, with a reason that fits what happened."""
@@ -145,10 +147,11 @@ class Oracles:
         self.open_streams -= 1
         complaint = self.verdict(stream, effect)
         require(complaint is None, "2 ending", f"{name} ended {reason} at {stream.position}: {complaint}")
-        holder = self._world.process_called(stream.holder)
-        if holder is not None:
-            leg = Leg(stream.process.node.settings.node, stream.request, stream.attempt)
-            self.obligations.must_go(leg, stream.process, holder)
+        for seen in stream.legs:
+            holder = self._world.process_called(seen.holder)
+            if holder is not None:
+                leg = Leg(stream.process.node.settings.node, stream.request, seen.attempt)
+                self.obligations.must_go(leg, stream.process, holder)
 
     def verdict(self, stream: Stream, effect: Finish) -> str | None:
         """Why it may not end like this; None if it may."""
@@ -183,10 +186,7 @@ class Oracles:
         self.suspects.submitted(process, stream, link, message)
         away = stream.away.get(link.target.label, 0.0) if link.target is not None else 0.0
         require(self._clock.now >= away - SLACK_S, "14 willing", f"{name} is placed where it was told to stay away")
-        stream.attempt, stream.limit = message.attempt, message.limit
-        stream.submitted_at = self._clock.now
-        assert link.target is not None
-        stream.holder, stream.holder_place = link.target.label, link.target.place
+        walks.submitted(self._world, stream, link, message)
         verdicts.moves(self._world, stream)
         if stream.stall_s:
             self.obligations.is_impatient(stream)
@@ -221,22 +221,25 @@ class Oracles:
     def _credit(self, process: "Process", link: Link, message: Credit) -> None:
         for grant in message.grants:
             stream = process.streams[grant.request]
-            if grant.attempt != stream.attempt or stream.over is not None:
+            assert link.target is not None
+            leg = stream.leg(grant.attempt, link.target.label)
+            if leg is None or leg.over or stream.over is not None:
                 continue
-            begins = stream.alone and stream.fruitless  # a suspect begins with its first credit, even if that is none
+            begins = leg.alone and leg.fruitless  # a suspect begins with its first credit, even if that is none
             self.suspects.allowed(process, grant)
-            rises = (begins or stream.limit < grant.limit) and grant.limit <= stream.said + stream.window
-            require(rises, "5 credit", f"{process.label}/{grant.request}: {grant.limit} after {stream.limit}")
-            stream.limit = max(stream.limit, grant.limit)
+            rises = (begins or leg.limit < grant.limit) and grant.limit <= stream.said + stream.window
+            require(rises, "5 credit", f"{process.label}/{grant.request}: {grant.limit} after {leg.limit}")
+            leg.limit = max(leg.limit, grant.limit)
 
     def _chunk(self, process: "Process", link: Link, message: Chunk) -> None:
         assert link.target is not None
         for part in message.parts:
             stream = link.target.streams.get(part.request)
-            if stream is not None and stream.attempt == part.attempt and stream.holder == process.label:
+            leg = stream.leg(part.attempt, process.label) if stream is not None else None
+            if leg is not None and not leg.over:
                 end = part.position + (codec.count(part.tokens) or len(part.items or ()))
-                fits = end <= max(stream.limit, part.position)
-                require(fits, "5 credit", f"{process.label} sends up to {end} of {stream.limit}")
+                fits = end <= max(leg.limit, part.position)
+                require(fits, "5 credit", f"{process.label} sends up to {end} of {leg.limit}")
 
     def _end(self, process: "Process", link: Link, message: End) -> None:
         stream = self._current(process, link, message)
@@ -281,6 +284,12 @@ class Oracles:
         if stream is not None:
             stream.retried += 1
 
+    def _fed(self, process: "Process", link: Link, message: Fed) -> None:
+        walks.fed(self._world, process.streams[message.request], link, message)
+
+    def _handed(self, process: "Process", link: Link, message: Handed) -> None:
+        self._world.nemesis.handed(process)
+
     def heard(self, process: "Process", link: Link, message: Any) -> None:
         """What its receiver may not forget: who leaves, where it is not welcome for a while, and what runs."""
         peer = process.node.peers.by_node.get(link.source.node.settings.node)
@@ -291,26 +300,30 @@ class Oracles:
             return
         for part in message.parts if isinstance(message, Chunk) else (message,):
             stream = process.streams.get(part.request)
-            if stream is None or part.attempt != stream.attempt or stream.holder != link.source.label:
+            leg = stream.leg(part.attempt, link.source.label) if stream is not None else None
+            if stream is None or leg is None or leg.over:
                 continue
             if isinstance(part, Reject):
                 stream.away[link.source.label] = self._clock.now + part.retry_ms / 1000
-            else:
-                stream.running = not isinstance(part, Accept) or part.waiting == 0
+            walks.heard(stream, leg, part)
+            if isinstance(part, Accept | Part):
+                leg.running = not isinstance(part, Accept) or part.waiting == 0
                 request = process.node.owner.requests.get(part.request)
-                if request is not None and request.claim is not None:  # else it has moved on, and this is late
+                last = leg.endpoint == stream.endpoint
+                if last and request is not None and request.claim is not None:  # else it has moved on, and this is late
                     stream.settled_at = self._clock.now
 
     def _current(self, process: "Process", link: Link, message: End | Error | Migrate | Reject) -> Stream | None:
         assert link.target is not None
         stream = link.target.streams.get(message.request)
-        current = stream is not None and stream.attempt == message.attempt and stream.holder == process.label
-        return stream if current else None
+        return stream if stream is not None and stream.leg(message.attempt, process.label) is not None else None
 
     def _cancel(self, process: "Process", link: Link, message: Cancel) -> None:
         if link.target is not None:
             leg_name = (process.label, message.request, message.attempt)
             link.target.cancels[leg_name] = link.target.cancels.get(leg_name, 0) + 1
+        if link.target is not None:
+            walks.cancelled(process.streams.get(message.request), link, message)
         if message.strength == Strength.KILL and link.target is not None:
             leg = Leg(process.node.settings.node, message.request, message.attempt)
             self.obligations.must_go(leg, process, link.target)
@@ -329,9 +342,10 @@ class Oracles:
     def stepped(self, handler: "Handler") -> None:
         """A handler is about to go on: not after its deadline, and not while its reader is behind."""
         process, stream = handler.process, self._stream_of(handler)
-        if stream is not None and stream.attempt == handler.leg.attempt:
-            behind = f"{process.label} works on at {handler.position} of {stream.limit}"
-            require(handler.position <= max(stream.limit, handler.began_at), "5 pause", behind)
+        leg = stream.leg(handler.leg.attempt, process.label) if stream is not None else None
+        if leg is not None and not leg.over:
+            behind = f"{process.label} works on at {handler.position} of {leg.limit}"
+            require(handler.position <= max(leg.limit, handler.began_at), "5 pause", behind)
         late_s = process.local() - handler.deadline
         thawed = self._world.troubles[process.place].calm_since >= self._clock.now
         require(

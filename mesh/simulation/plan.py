@@ -12,6 +12,9 @@ from msgspec import Struct
 PLAIN = "sim.work.plain"  # items, each a function of its index; cannot resume
 CHECKED = "sim.work.checked"  # items that depend on all before them; resumes from checkpoints
 TOKENS = "sim.work.tokens"  # each token depends on the prompt and all before it; resumes from tokens
+PREFILL = "sim.feed.prefill"  # a feeder of TOKENS: its first token, and a handle
+ENCODE = "sim.feed.encode"  # a feeder that makes nothing but a handle
+FEEDERS = (ENCODE, PREFILL)
 CHAIN = "sim.middle.chain"  # passes on what an inner request yields
 RESUMABLE = (CHECKED, TOKENS)
 
@@ -69,6 +72,7 @@ class Call(Struct):
     cancel: str = ""  # stop or kill
     when: str = ""  # at: `value` seconds after the call; position: with that unit; end: when the holder sends its end
     value: float = 0.0
+    needs: list[str] = []  # the stops before the last
 
 
 class Fault(Struct, omit_defaults=True):

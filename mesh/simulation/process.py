@@ -11,6 +11,7 @@ from struct import pack
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
+from mesh.aide import Aide
 from mesh.core import (
     TICK,
     Announce,
@@ -21,11 +22,13 @@ from mesh.core import (
     Event,
     Finish,
     Garbled,
+    Go,
     Halt,
     Heard,
     Hint,
     Instances,
     Leave,
+    Leg,
     LinkDown,
     Open,
     Overdue,
@@ -40,7 +43,7 @@ from mesh.core import (
 )
 from mesh.node import Node
 from mesh.settings import Settings
-from mesh.simulation import skew
+from mesh.simulation import feeders, skew
 from mesh.simulation.handlers import Handler
 from mesh.simulation.network import Link
 from mesh.simulation.plan import RESUMABLE
@@ -106,12 +109,17 @@ class Process:
             Deliver: self._deliver,
             Finish: self._finish,
             Start: self._start,
+            Go: self._go,
             Hint: self._hint,
             Halt: self._halt,
             Pause: self._pause,
             Unpause: self._unpause,
         }
-        self.node = Node(self._settings(node, incarnation), self.local())
+        self.node = Node(self._settings(node, incarnation), self.local(), self._aide())
+
+    def _aide(self) -> Aide | None:
+        """What its role adds to its core."""
+        return None
 
     def _settings(self, node: int, incarnation: int) -> Settings:
         spec = self.spec
@@ -304,12 +312,16 @@ class Process:
         self.streams[effect.request].finished(effect)
 
     def _start(self, effect: Start) -> None:
-        handler = self.handlers[effect.leg] = Handler(self, effect)
+        handler = self.handlers[effect.leg] = feeders.handler(self, effect)
         self.oracles.started(self, handler)
         handler.begin()
         if self.spec.engine and not self._engine_due:
             self._engine_due = True
             self.after(ENGINE_BEAT_S, self._engine_beat)
+
+    def forget(self, leg: Leg) -> None:
+        """A handler runs for nobody any more."""
+        self.handlers.pop(leg).over = True
 
     def _engine_beat(self) -> None:
         self._engine_due = bool(self.handlers)
@@ -351,13 +363,17 @@ class Process:
 
     # What has just ended may still be asked for something: its end waits behind the event that asks.
 
+    def _go(self, effect: Go) -> None:
+        if effect.leg in self.handlers:
+            self.handlers[effect.leg].go(effect)
+
     def _hint(self, effect: Hint) -> None:
         if effect.leg in self.handlers:
             self.handlers[effect.leg].hint()
 
     def _halt(self, effect: Halt) -> None:
         if effect.leg in self.handlers:
-            self.handlers[effect.leg].halt()
+            self.handlers[effect.leg].halt(effect.keep)
 
     def _pause(self, effect: Pause) -> None:
         if effect.leg in self.handlers:

@@ -7,12 +7,15 @@ import msgspec
 
 from mesh.core import Abandon, Ask, Consumed, Deliver, Finish
 from mesh.simulation import reference
+from mesh.simulation.legs import Seen
 from mesh.simulation.plan import CHECKED, RESUMABLE, TOKENS, Call, Work
 from proto.errors import Reason
 from proto.messages import Strength
 
 if TYPE_CHECKING:
     from mesh.simulation.process import Process
+
+NOBODY = Seen()
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -38,26 +41,48 @@ class Stream:
         self.over: Finish | None = None
         self.gone = False  # its process has died
         self.patience_s = 0.0
+        self.feeders: tuple[str, ...] = ()  # all that an itinerary of it may have before its endpoint, in their order
         self.asked: dict[Reason, float] = {}  # stops and kills, and when
         # For the oracles: the current leg, as the messages showed it.
         self.began = process.clock.now
-        self.attempt = 0
-        self.holder = ""
-        self.holder_place = -1
-        self.submitted_at = 0.0
+        self.legs: list[Seen] = []  # all of them
+        self.advances = 0  # legs that another one made room for
+        self.handles: list[bytes] = []  # all that its owner heard of
+        self.carried = b""  # of a holder that handed it over: the next one needs it
         self.settled_at = self.began  # when its owner heard that it was accepted
-        self.limit = 0
         self.rejects = 0
         self.retried = 0  # failures that a holder called passing, and legs that it handed over
         self.moves_max = 8  # as Ask has it
         self.away: dict[str, float] = {}  # until when a process said to stay away
         self.begun = False  # some handler of it has started
-        self.running = False  # and its owner has been told so, of the current leg
-        self.fruitless = True  # nothing has come of the current leg
         self.unheard = 0  # holders in a row that were lost before they could say that it runs
         self.suspect = False  # its last holder may have died of it
-        self.alone = False  # so the current leg runs by itself
+        self.accused = ""  # who did, while it ran there alone
         self.last_unit = process.clock.now
+
+    @property
+    def newest(self) -> Seen:
+        """The leg that was submitted last."""
+        return self.legs[-1] if self.legs else NOBODY
+
+    @property
+    def attempt(self) -> int:
+        """Its number."""
+        return self.newest.attempt
+
+    @property
+    def holder(self) -> str:
+        """Who has it."""
+        return self.newest.holder
+
+    def leg(self, attempt: int, holder: str) -> Seen | None:
+        """The leg of this name."""
+        found = (leg for leg in reversed(self.legs) if leg.attempt == attempt and leg.holder == holder)
+        return next(found, None)
+
+    def living(self) -> list[Seen]:
+        """The legs that its owner must count on."""
+        return [leg for leg in self.legs if leg.lives(self.process)]
 
     def ask(self, window: int, patience_s: float, timeout_s: float = 0.0, **more: Any) -> None:
         """Begin."""
@@ -66,6 +91,7 @@ class Stream:
         self.window = window
         self.patience_s = patience_s
         self.stall_s = more.get("stall_s", 0.0)
+        self.feeders = self.feeders or more.get("needs", ())
         if timeout_s:
             self.deadline = process.local() + timeout_s
         process.streams[self.request] = self
@@ -99,7 +125,7 @@ class Stream:
         self.process.oracles.delivered(self, effect)
         self.position += len(effect.items) or len(effect.tokens)
         self.last_unit = self.process.clock.now
-        self.fruitless = self.suspect = False
+        self.suspect = False
         self.unheard = 0
         self.arrived(effect)
 
@@ -142,7 +168,8 @@ class ClientStream(Stream):
         """Ask, and perhaps change one's mind at once."""
         call, process = self.call, self.process
         pinned = process.world.node_of(call.pinned) if call.pinned >= 0 else 0
-        self.ask(call.window, call.patience_s, call.timeout_s, policy=call.policy, pinned=pinned, stall_s=call.stall_s)
+        more = {"policy": call.policy, "pinned": pinned, "stall_s": call.stall_s, "needs": tuple(call.needs)}
+        self.ask(call.window, call.patience_s, call.timeout_s, **more)
         if call.cancel and call.when == "at":
             process.after(call.value, self.cancel)
 

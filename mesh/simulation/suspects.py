@@ -35,7 +35,6 @@ class Suspects:
         require(
             message.suspect == stream.suspect, "20 suspect", f"{name}: {message.suspect}, should be {stream.suspect}"
         )
-        stream.running, stream.fruitless, stream.alone = False, True, message.suspect
         if message.suspect and link.target is not None:
             require(message.limit == message.position, "7 alone", f"{name} may begin before its owner says so")
             self._legs[Leg(process.node.settings.node, message.request, message.attempt)] = None
@@ -48,13 +47,11 @@ class Suspects:
     def link_lost(self, process: "Process", link: "Link") -> None:
         """The socket to a holder says that its connection is gone, before the core hears of it."""
         for stream in process.streams.values():
-            request = process.node.owner.requests.get(stream.request)
-            at = request.claim.peer if request is not None and request.claim is not None else 0
-            peer = process.node.peers.by_node.get(at)
-            here = peer is not None and process.links.get(peer.session) is link
-            if here and stream.fruitless:
-                stream.unheard += not stream.running
-                stream.suspect |= stream.running or stream.alone or stream.unheard >= UNHEARD_MAX
+            for leg in stream.legs if stream.over is None else ():
+                if leg.link is link and not leg.over and leg.fruitless and (leg.running or not leg.alone):
+                    stream.unheard += not leg.running
+                    stream.suspect |= leg.running or stream.unheard >= UNHEARD_MAX
+                    stream.accused = leg.holder if leg.alone else ""
 
     def started(self, process: "Process", leg: Leg) -> None:
         """A handler begins."""
@@ -85,4 +82,4 @@ class Suspects:
         """Why a request may not end as poison; None if it may."""
         if not stream.suspect:
             return "nobody has died of it"
-        return "its holder lives" if world.process_called(stream.holder) is not None else None
+        return "its holder lives" if world.process_called(stream.accused) is not None else None

@@ -24,7 +24,14 @@ LOOK_S = 0.25
 EXIT_S = 0.4  # between the Bye and the end of the process: its inbox stays open while its last words travel
 STEPS_MAX = 400_000  # a run that takes more is a storm
 FAULTS_ONLY = (
-    *("requests.moved", "requests.duplicates", "requests.gaps", "requests.stale", "requests.lost_legs"),
+    *(
+        "requests.moved",
+        "requests.feeders_lost",
+        "requests.duplicates",
+        "requests.gaps",
+        "requests.stale",
+        "requests.lost_legs",
+    ),
     *("requests.migrated", "sync.orphans", "sync.vanished", "peers.down.", "sessions.lost.", "sessions.reset."),
     "frames.",
 )

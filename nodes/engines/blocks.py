@@ -17,6 +17,7 @@ from nodes.engines.contract import BlockEvent
 Digest = Callable[[bytes], int]  # to 64 bits; the whole mesh must use one: xxhash.xxh3_64_intdigest
 GOLDEN_RATIO = 0.6180339887498949
 NONE = -1  # no block
+Spill = Callable[[int, int, int], None]  # hash, hash of the parent, block
 
 
 def root(salt: str, digest: Digest) -> int:
@@ -46,9 +47,11 @@ class Pool:
     def __init__(self, blocks: int, caching: bool = True) -> None:
         self.total = blocks
         self.events: list[BlockEvent] = []  # whoever reads them takes them away
+        self.spill: Spill | None = None  # who gets a last look at a known block before its room is used again
         self._caching = caching
         self._users = [0] * blocks
         self._hashes: list[int | None] = [None] * blocks
+        self._parents = [0] * blocks
         self._by_hash: dict[int, int] = {}
         self._empty = dict.fromkeys(range(blocks - 1, -1, -1))
         self._idle: OrderedDict[int, None] = OrderedDict()
@@ -117,12 +120,18 @@ class Pool:
             return  # another sequence was faster, and this copy stays private
         self._by_hash[name] = block
         self._hashes[block] = name
+        self._parents[block] = parent
         last = self.events[-1] if self.events else None
         if last is not None and last.kind == "stored" and last.hashes[-1] == parent:
             last.hashes.append(name)
             last.tokens.extend(tokens)
         else:
             self.events.append(BlockEvent("stored", [name], parent, tokens))
+
+    def idle_blocks(self) -> list[tuple[int, int, int]]:
+        """(hash, hash of the parent, block) of what nobody uses; the longest idle comes last."""
+        named = ((self._hashes[block], block) for block in reversed(self._idle))
+        return [(name, self._parents[block], block) for name, block in named if name is not None]
 
     def clear(self) -> None:
         """Forget every prefix that nobody uses, and share none of those in use any more."""
@@ -146,6 +155,8 @@ class Pool:
     def _forget(self, block: int) -> None:
         name = self._hashes[block]
         assert name is not None
+        if self.spill is not None:
+            self.spill(name, self._parents[block], block)
         self._hashes[block] = None
         del self._by_hash[name]
         if self.events and self.events[-1].kind == "removed":

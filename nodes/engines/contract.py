@@ -5,14 +5,24 @@ worker chooses (its event loop for a simulated engine, a thread of its own for o
 and `step` may take long. A job is named by a key that the engine does not look into. `step` does one forward pass for
 whatever is admitted and returns what came of it; an idle engine returns an empty step at once. Sampling is keyed by
 position: the draw for a position is a function of (seed, position) alone, so that a stream that moves goes on exactly.
+
+An engine with a `Card.layout` hands its cache over. What leaves or comes is bytes of whole blocks in that layout, from
+the first block of the sequence on; the last may be filled in part. A job with `out` has its blocks copied there while
+they are computed; `cancel` copies on leaving what a job has; `land` is how another engine goes on with it.
 """
 
 from collections.abc import Hashable, Sequence
 from enum import StrEnum
-from typing import Protocol
+from typing import Annotated, Protocol
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
+from nodes.engines.below import Below
+from nodes.engines.media import Media
+from nodes.transfer.layout import Layout
+
+Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]  # cards come over the mesh, and are computed with
+Seconds = Annotated[float, Meta(ge=0, le=86_400.0)]
 FULL = "the engine's queue is full"  # the answer of `submit` that a later try may not get
 
 
@@ -54,6 +64,9 @@ class Job(Struct):
     sampling: Sampling = Sampling()
     cache_salt: str = ""
     priority: int = 0  # lower goes first, and is preempted last
+    out: memoryview | None = None  # writable: blocks of the sequence go there as they are computed
+    lands: bool = False  # take a slot and blocks, and compute nothing before `land`
+    media: Sequence[Media] = ()  # in the prompt, in the order of their positions
 
 
 class Logprobs(Struct, gc=False):
@@ -72,6 +85,7 @@ class Output(Struct, gc=False):
     ending: Ending | None = None
     text: str = ""  # why it failed
     cached_tokens: int = 0  # of its prompt, found in the cache; known from its first output on
+    exported: int = 0  # positions of the sequence that are in `Job.out`
 
 
 class BlockEvent(Struct):
@@ -89,7 +103,35 @@ class Step(Struct):
     outputs: list[Output] = []
     events: list[BlockEvent] = []
     computed_tokens: int = 0  # prefill and decode positions that this step computed
+    prefilled_tokens: int = 0  # those of them that were no decode
     wait_s: float = 0.0  # a simulated engine: how long the step takes
+
+
+class MediaCard(Struct, frozen=True):
+    """What a model takes of one kind (image, audio, video), and how many positions of the prompt it fills.
+
+    A picture comes as uint8 (height, width, 3), a clip as `frames` of them, a sound as float32 at `rate`.
+    """
+
+    token: Count  # the placeholder; kinds may share one
+    features: Count  # numbers in one row: the width of the model
+    tokens: Count = 0  # rows of a picture, or of one frame
+    height: Count = 0
+    width: Count = 0
+    crop: bool = False  # keep the proportions and cut off what is over; else stretch
+    frames: Count = 0  # of a clip: exactly so many
+    rate: Count = 0  # of a sound: samples per second
+    samples_per_token: Count = 0
+    seconds_max: Seconds = 0.0  # of a sound: the model hears no more
+
+
+def rows_of(card: MediaCard, samples: int = 0) -> int:
+    """How many positions a part fills; of a sound by its samples."""
+    if not card.samples_per_token:
+        return max(1, card.tokens * max(1, card.frames))
+    # Two stages halve a sound: one rounds up, one down.
+    samples = min(samples, int(card.seconds_max * card.rate))
+    return max(1, -(-samples // max(1, card.samples_per_token // 2)) // 2)
 
 
 class Card(Struct, frozen=True):
@@ -105,7 +147,13 @@ class Card(Struct, frozen=True):
     eos_tokens: tuple[int, ...] = ()
     resumes_sampling: bool = True
     cancels_prefill: bool = True
-    exports_kv: bool = False
+    step_tokens: int = 0  # positions that one step computes at most; 0: it does not say
+    layout: Layout | None = None  # of the blocks that it hands over; None: it cannot
+    media: dict[str, MediaCard] = {}  # by kind: image, audio, video
+
+    @property
+    def exports_kv(self) -> bool:
+        return self.layout is not None
 
 
 class EngineLoad(Struct, frozen=True):
@@ -115,6 +163,7 @@ class EngineLoad(Struct, frozen=True):
     waiting: int = 0
     blocks_used: int = 0
     blocks_total: int = 0
+    prefill_tokens: int = 0  # positions to be computed before all jobs here decode; not of those that land
 
 
 class Engine(Protocol):
@@ -128,8 +177,27 @@ class Engine(Protocol):
         """Take a job; or say in a sentence why it can never run (too long, a token that is none); or say `FULL`."""
         ...
 
-    def cancel(self, key: Hashable) -> None:
-        """Free a job's room; the next step reports its end. One that is not there is no error."""
+    def cancel(self, key: Hashable, out: memoryview | None = None) -> int:
+        """Free a job's room; the next step reports its end. One that is not there is no error.
+
+        With `out`, what is computed of it is copied there first, as far as it fits. Returns how many positions are.
+        """
+        ...
+
+    def land(self, key: Hashable, source: memoryview | None, positions: int, tokens: Sequence[int]) -> None:
+        """Let a job with `lands` go on: the first `positions` positions of its sequence are in `source`.
+
+        `tokens` were generated meanwhile elsewhere and continue its `generated`. What did not come is computed here.
+        `source` is free again on return. A job that has gone, or has landed before, is no error.
+        """
+        ...
+
+    def attach(self, below: Below) -> None:
+        """From now on, blocks that the cache has no room for go there, and come back. Once, after `start`."""
+        ...
+
+    def stir(self) -> None:
+        """Look again, even if it is idle: something came up from below, or will not come."""
         ...
 
     def step(self) -> Step:

@@ -10,103 +10,45 @@ that would not fit alone is refused, so everything ends.
 from bisect import insort
 from collections.abc import Hashable, Sequence
 
-from msgspec import Struct, field
-
-from nodes.engines.blocks import NONE, Digest, Pool, chain, link, root
+from nodes.engines.below import Below
+from nodes.engines.blocks import NONE, Digest, Pool
 from nodes.engines.contract import FULL, BlockEvent, Ending, EngineLoad, Job, Logprobs, Output
+from nodes.engines.exporting import Exchange, copy_of, export, positions_in, save, tell_exported
+from nodes.engines.prefixes import Prefixes
+from nodes.engines.running import Limits, Part, Plan, Running, are_tokens, ending_of, order_of, refusal_of, running_of
 
-
-class Limits(Struct, frozen=True):
-    """What bounds the batch."""
-
-    vocabulary: int
-    context: int  # positions of one sequence
-    slots: int = 64  # sequences running at once
-    waiting_max: int = 1024
-    step_tokens: int = 2048  # positions in one step
-    block_tokens: int = 16
-    blocks: int = 4096
-    eos_tokens: tuple[int, ...] = ()
-    caching: bool = True
-    hand_over: bool = False  # end what is preempted, for the worker to migrate; else compute it again here
-    spare: float = 0.01  # of the blocks: kept for those who run when somebody is admitted
-
-
-class Running(Struct, eq=False):
-    """One job inside the engine."""
-
-    job: Job
-    key: Hashable
-    order: tuple[int, int]
-    tokens: list[int]  # prompt and output
-    length_max: int  # tokens in all
-    stops: frozenset[int]
-    stops_from: int  # the token after so many is the first that may stop it
-    computed: int = 0  # positions in the cache, while it is filled; a decoding one has all but its last token
-    quiet_until: int = 0  # up to this length a token neither fills a block nor is the last
-    blocks: list[int] = field(default_factory=list)
-    room: int = 0  # positions that the blocks have
-    hashes: list[int] = field(default_factory=list)  # of its full blocks; the first `stored` of them are shared
-    stored: int = 0
-    parent: int = 0
-    cached: int = 0  # positions of its prompt that were not computed when it was first admitted
-    admitted: bool = False
-    reported: bool = False
-    state: int = 0  # for the engine
-
-    @property
-    def prompt(self) -> int:
-        return len(self.job.prompt)
-
-
-def order_of(running: Running) -> tuple[int, int]:
-    return running.order
-
-
-class Part(Struct, eq=False):
-    """Positions of a prompt (or of what is computed again) to be computed in this step."""
-
-    running: Running
-    start: int
-    count: int
-
-
-class Plan(Struct, eq=False):
-    """A step. Each of `heads` is to get a token: all of `decoding`, then the parts that complete their sequence."""
-
-    decoding: list[Running]
-    parts: list[Part]
-    heads: list[Running]
-
-    @property
-    def computed(self) -> int:
-        return len(self.decoding) + sum(part.count for part in self.parts)
+__all__ = ["Limits", "Part", "Plan", "Running", "Scheduler"]
 
 
 class Scheduler:
     """The queue, the running and their blocks."""
 
-    def __init__(self, limits: Limits, digest: Digest) -> None:
+    def __init__(self, limits: Limits, digest: Digest, exchange: Exchange) -> None:
         assert limits.step_tokens >= limits.slots
         self.limits = limits
         self.pool = Pool(limits.blocks, limits.caching)
         self.decoding: list[Running] = []
         self.filling: list[Running] = []
+        self.landing: list[Running] = []  # they have their blocks, and wait for what belongs there
         self.waiting: list[Running] = []  # by order
-        self._digest = digest
+        self._prefixes = Prefixes(limits, self.pool, digest, exchange)
+        self._exchange = exchange
         self._all: dict[Hashable, Running] = {}
         self._arrivals = 0
-        self._reports: list[Output] = []  # ends that the next step tells
+        self._reports: list[Output] = []  # what the next step tells and did not make
+        self._exporting = 0  # jobs with `out`
+        self._stuck = False  # nothing can be done before a job comes, lands or goes
 
     # --- Coming and going -------------------------------------------------------------------------------
 
     def submit(self, job: Job) -> str | None:
         """Queue a job; or why not."""
-        refusal = self._refusal(job)
+        refusal = "a job of this key is already here" if job.key in self._all else refusal_of(job, self.limits)
         if refusal is not None:
             return refusal
-        running = self._new(job)
-        if job.generated and (ending := self._ending(running, running.tokens[-1])):
+        self._arrivals += 1
+        running = running_of(job, self.limits, self._arrivals, self._prefixes.root(job.cache_salt))
+        if job.generated and (ending := ending_of(running, running.tokens[-1])):
             self._reports.append(Output(job.key, ending=ending))
         elif len(running.tokens) >= running.length_max:
             self._reports.append(Output(job.key, ending=Ending.LENGTH))
@@ -114,13 +56,41 @@ class Scheduler:
             return FULL
         else:
             self._all[job.key] = running
+            self._exporting += job.out is not None
+            self._stuck = False
             insort(self.waiting, running, key=order_of)
+            if not job.lands:
+                self._prefixes.seek(running)
         return None
 
-    def cancel(self, key: Hashable) -> None:
+    def cancel(self, key: Hashable, out: memoryview | None = None) -> int:
+        """End a job; how many positions of it are in `out`."""
         running = self._all.get(key)
-        if running is not None:
-            self._end(running, Ending.CANCELLED)
+        if running is None:
+            return 0
+        saved = 0 if out is None else save(running, running in self.decoding, out, self._exchange)
+        self._end(running, Ending.CANCELLED)
+        return saved
+
+    def land(self, key: Hashable, source: memoryview | None, positions: int, tokens: Sequence[int]) -> None:
+        """A job that waits for this goes on."""
+        running = self._all.get(key)
+        if running is None or not running.lands:
+            return
+        running.lands = self._stuck = False
+        positions = max(0, positions)
+        running.tokens += tokens
+        if not are_tokens(tokens, self.limits.vocabulary):
+            self._end(
+                running, Ending.FAILED, f"a token outside the vocabulary of {self.limits.vocabulary} came with it"
+            )
+        elif tokens and (ending := ending_of(running, tokens[-1])):
+            self._end(running, ending)
+        elif running in self.landing:
+            self.landing.remove(running)
+            self._settle(running, source, positions)
+        elif source is not None:
+            running.brought = copy_of(source, min(positions, len(running.tokens) - 1), self._exchange.layout)
 
     def fail(self, running: Running, text: str) -> None:
         """Give one job up; the others go on."""
@@ -128,16 +98,28 @@ class Scheduler:
 
     def clear(self) -> list[Output]:
         """End all jobs and forget all prefixes; the reports that nobody has got."""
-        for running in [*self._all.values()]:
-            self._end(running, Ending.CANCELLED)
+        self._end_all()
         self.pool.clear()
         return self.reports()
+
+    def attach(self, below: Below) -> None:
+        self._prefixes.attach(below)
+
+    def stir(self) -> None:
+        self._stuck = False
+
+    def stop(self) -> list[Output]:
+        """As `clear`; but what is known goes below first."""
+        self._end_all()
+        self._prefixes.flush()
+        return self.clear()
 
     # --- One step ---------------------------------------------------------------------------------------
 
     def plan(self) -> Plan:
         """Decide what the next step computes, and take the blocks for it."""
-        preempted = False
+        preempted, waited = False, len(self.waiting)
+        self._stuck = False
         decoding = [running for running in self.decoding if len(running.tokens) <= running.room]
         if len(decoding) < len(self.decoding):
             preempted = self._make_room()
@@ -153,10 +135,15 @@ class Scheduler:
         if parts:
             whole = [part.running for part in parts if part.start + part.count == len(part.running.tokens)]
             heads = decoding + whole
+        elif not decoding:
+            runs = len(self.waiting) != waited and (self.decoding or self.filling)
+            self._stuck = not preempted and not runs
         return Plan(decoding, parts, heads)
 
     def apply(self, plan: Plan, tokens: Sequence[int], logprobs: Sequence[Logprobs | None] = ()) -> list[Output]:
         """The step is done, and each of the plan's heads got a token: what to tell."""
+        if self._exporting:
+            export(plan, self._exchange)
         for part in plan.parts:
             self._computed(part)
         outputs = self.reports()
@@ -177,12 +164,14 @@ class Scheduler:
         ):
             output.cached_tokens = 0 if running.reported else running.cached
             running.reported = True
+        if self._exporting:
+            tell_exported(plan, outputs, first)
         for running in ended:
             self._remove(running)
         return outputs
 
     def reports(self) -> list[Output]:
-        """Ends that came from elsewhere than a step; each is told once."""
+        """What came from elsewhere than a step; each is told once."""
         reports, self._reports = self._reports, []
         return reports
 
@@ -193,68 +182,57 @@ class Scheduler:
     # --- What others ask --------------------------------------------------------------------------------
 
     def idle(self) -> bool:
-        return not self._all and not self._reports and not self.pool.events
+        return (self._stuck or not self._all) and not self._reports and not self.pool.events
 
     def load(self) -> EngineLoad:
-        count = len(self.decoding) + len(self.filling)
-        return EngineLoad(count, len(self.waiting), self.pool.used, self.pool.total)
+        missing = sum(len(running.tokens) - running.computed for running in self.filling)
+        missing += sum(len(running.tokens) for running in self.waiting if not (running.lands or running.brought))
+        return EngineLoad(self._count(), len(self.waiting), self.pool.used, self.pool.total, missing)
 
     def check(self) -> None:
         """Assert all invariants."""
         self.pool.check()
-        running = self.decoding + self.filling
+        running = self.decoding + self.filling + self.landing
         assert len(running) <= self.limits.slots
         assert sorted(map(order_of, running + self.waiting)) == sorted(map(order_of, self._all.values()))
         for one in running:
             assert one.room == len(one.blocks) * self.limits.block_tokens >= one.computed
             assert one.computed <= len(one.tokens) < one.length_max
+            assert one.lands == (one in self.landing) and one.brought is None
         assert not any(one.blocks for one in self.waiting)
+        assert self._exporting == sum(one.job.out is not None for one in self._all.values())
         assert len({block for one in running for block in one.blocks}) == self.pool.used
 
     # --- Inside -----------------------------------------------------------------------------------------
 
-    def _refusal(self, job: Job) -> str | None:
-        limits = self.limits
-        if job.key in self._all:
-            return "a job of this key is already here"
-        if not job.prompt:
-            return "the prompt is empty"
-        for tokens in (job.prompt, job.generated):
-            if tokens and (min(tokens) < 0 or max(tokens) >= limits.vocabulary):
-                return f"the prompt has a token outside the vocabulary of {limits.vocabulary}"
-        length = len(job.prompt) + max(job.max_tokens, len(job.generated))
-        if len(job.prompt) + len(job.generated) > limits.context or len(job.prompt) == limits.context:
-            return f"{len(job.prompt) + len(job.generated)} tokens leave no room in a context of {limits.context}"
-        if min(length, limits.context) > limits.blocks * limits.block_tokens:
-            return f"{length} tokens do not fit into a cache of {limits.blocks * limits.block_tokens}"
-        return None
+    def _count(self) -> int:
+        return len(self.decoding) + len(self.filling) + len(self.landing)
 
-    def _new(self, job: Job) -> Running:
-        self._arrivals += 1
-        eos = () if job.ignore_eos else self.limits.eos_tokens
-        return Running(
-            job,
-            job.key,
-            (job.priority, self._arrivals),
-            [*job.prompt, *job.generated],
-            min(len(job.prompt) + job.max_tokens, self.limits.context),
-            frozenset((*eos, *job.stop_tokens)),
-            len(job.prompt) + job.min_tokens,
-            parent=root(job.cache_salt, self._digest),
-        )
+    def _settle(self, running: Running, source: memoryview | None, positions: int) -> None:
+        """Put what came into its blocks, but for what the cache had already, and let it go on."""
+        here = 0
+        if source is not None:
+            last = len(running.tokens) - 1  # whose step gives the next token
+            here = min(positions, last, running.room, positions_in(source, self._exchange.layout))
+        if source is not None and here > running.computed:
+            self._exchange.scatter(running, running.computed, here, source)
+            running.computed = here
+            self._prefixes.store(running, here)
+        if running.computed < len(running.tokens) - 1:
+            self.filling.append(running)
+            return
+        self.decoding.append(running)
+        self._exchange.resume(running)
+        if running.cached and not running.reported:
+            self._reports.append(Output(running.key, cached_tokens=running.cached))
+        running.reported = True
 
     def _look(self, running: Running, token: int) -> Ending | None:
         """Something may have come with this token: a full block, the end, or nothing."""
         size, computed = self.limits.block_tokens, len(running.tokens) - 1
-        self._store(running, computed)
+        self._prefixes.store(running, computed)
         running.quiet_until = min(computed // size * size + size, running.length_max - 1)
-        return self._ending(running, token)
-
-    def _ending(self, running: Running, token: int) -> Ending | None:
-        """Why the sequence ends with `token`, its last."""
-        if token in running.stops and len(running.tokens) > running.stops_from:
-            return Ending.STOP
-        return Ending.LENGTH if len(running.tokens) >= running.length_max else None
+        return ending_of(running, token)
 
     def _make_room(self) -> bool:
         """A block for each decoding sequence that has filled its last; whether somebody lost theirs for it."""
@@ -283,36 +261,52 @@ class Scheduler:
 
     def _admit(self, parts: list[Part], budget: int) -> None:
         limits = self.limits
-        while self.waiting and budget > 0 and len(self.decoding) + len(self.filling) < limits.slots:
-            running = self.waiting[0]
-            found = self._found(running)
+        while self.waiting and budget > 0 and self._count() < limits.slots:
+            running = self._prefixes.next(self.waiting)
+            if running is None:
+                return
+            found = self._prefixes.found(running)
             here, idle = self.pool.idle_among(found)
-            spare = int(limits.spare * limits.blocks) if self.decoding or self.filling else 0
+            spare = int(limits.spare * limits.blocks) if self._count() else 0
             needed = -(-len(running.tokens) // limits.block_tokens) - here
             if needed + idle + spare > self.pool.free:
                 return
-            del self.waiting[0]
-            self._start(running, found[:here])
-            self._grow(running, min(len(running.tokens), running.computed + budget))
-            budget -= self._part(parts, running, len(running.tokens) - running.computed, budget)
+            self.waiting.remove(running)
+            self._start(running, found, here, budget)
+            if running in self.filling:
+                budget -= self._part(parts, running, min(len(running.tokens), running.room) - running.computed, budget)
 
-    def _found(self, running: Running) -> list[int]:
-        """The hashes that the cache is asked for: never of the last token, whose step gives the next."""
-        size = self.limits.block_tokens
-        if not self.limits.caching:
-            return []
-        if not running.hashes:
-            running.hashes = chain(running.tokens, size, running.parent, self._digest)
-        return running.hashes[: (len(running.tokens) - 1) // size]
-
-    def _start(self, running: Running, shared: list[int]) -> None:
-        running.blocks = self.pool.share(shared)
-        running.stored = len(shared)
-        running.computed = running.room = len(shared) * self.limits.block_tokens
+    def _start(self, running: Running, found: Sequence[int], here: int, budget: int) -> None:
+        """Give it blocks: those that are here of what it could find, and those that it needs first."""
+        running.blocks = self.pool.share(found[:here])
+        running.stored = here
+        running.computed = running.room = here * self.limits.block_tokens
+        if self._prefixes.below is not None and not running.lands and running.brought is None:
+            self._restore(self._prefixes.below, running, found, here)
         if not running.admitted:
             running.admitted = True
             running.cached = min(running.computed, running.prompt)
-        self.filling.append(running)
+        if running.lands:
+            self._grow(running, len(running.tokens))
+            self.landing.append(running)
+        elif running.brought is not None:
+            brought, running.brought = running.brought, None
+            self._grow(running, len(running.tokens))
+            self._settle(running, memoryview(brought.content), brought.positions)
+        else:
+            self.filling.append(running)
+            self._grow(running, min(len(running.tokens), running.computed + budget))
+
+    def _restore(self, below: Below, running: Running, found: Sequence[int], here: int) -> None:
+        """Blocks that follow those which are here come from below."""
+        below.used(running.parent, found[:here], running.blocks)
+        sources = below.ready(running.key, found[here:])
+        self._grow(running, (here + len(sources)) * self.limits.block_tokens)
+        if sources := sources[: len(running.blocks) - here]:
+            self._exchange.restore(running, here, sources)
+            running.computed = running.room
+            self._prefixes.store(running, running.computed)
+        below.leave(running.key)
 
     def _grow(self, running: Running, length: int) -> bool:
         """Blocks for `length` positions, if need be from those who come later; whether somebody lost theirs."""
@@ -342,26 +336,14 @@ class Scheduler:
     def _computed(self, part: Part) -> None:
         running = part.running
         running.computed = part.start + part.count
-        self._store(running, running.computed)
+        self._prefixes.store(running, running.computed)
         if running.computed == len(running.tokens):
             self.filling.remove(running)
             self.decoding.append(running)
 
-    def _store(self, running: Running, computed: int) -> None:
-        """Share the blocks that have become full."""
-        size, hashes = self.limits.block_tokens, running.hashes
-        last = computed // size if self.limits.caching else 0
-        for index in range(running.stored, last):
-            tokens = running.tokens[index * size : index * size + size]
-            parent = hashes[index - 1] if index else running.parent
-            if index == len(hashes):
-                hashes.append(link(tokens, parent, self._digest))
-            self.pool.store(running.blocks[index], hashes[index], parent, tokens)
-        running.stored = max(running.stored, last)
-
     def _withdraw(self, running: Running) -> None:
         """Take it out of the batch; its blocks are free."""
-        for group in (self.decoding, self.filling, self.waiting):
+        for group in (self.decoding, self.filling, self.landing, self.waiting):
             if running in group:
                 group.remove(running)
                 break
@@ -371,8 +353,15 @@ class Scheduler:
 
     def _remove(self, running: Running) -> None:
         self._withdraw(running)
+        self._stuck = False
+        self._exporting -= running.job.out is not None
+        self._prefixes.leave(running)
         del self._all[running.job.key]
 
     def _end(self, running: Running, ending: Ending, text: str = "") -> None:
         self._remove(running)
-        self._reports.append(Output(running.job.key, ending=ending, text=text))
+        self._reports.append(Output(running.job.key, ending=ending, text=text, exported=running.exported))
+
+    def _end_all(self) -> None:
+        for running in [*self._all.values()]:
+            self._end(running, Ending.CANCELLED)

@@ -8,6 +8,10 @@ knows the prompt, at any position and without the rest, because the next token i
 
 where [first, last] is `Settings.tokens`. It does not depend on the sampling, and never is an end-of-sequence token
 unless that lies in the range. Log-probabilities are made up of the same number.
+
+What it hands over of a position is that crc32 of the tokens up to and with it, in 4 bytes. What lands is compared with
+what belongs there: a block that got anything else makes all tokens that are made with it wrong, so that whoever
+verifies a stream also verifies each byte that was moved for it.
 """
 
 from array import array
@@ -15,14 +19,17 @@ from collections.abc import Hashable, Sequence
 from enum import StrEnum
 from functools import cache
 from math import inf, log
+from operator import xor
 from zlib import crc32
 
 from msgspec import Struct
 
+from nodes.engines.below import Below
 from nodes.engines.blocks import Digest
 from nodes.engines.contract import Card, EngineLoad, Job, Logprobs, Output, Step
 from nodes.engines.scheduler import Limits, Plan, Running, Scheduler
 from nodes.engines.timing import Timing, step_s
+from nodes.transfer.layout import Layout
 
 
 class Settings(Struct, frozen=True):
@@ -55,7 +62,8 @@ class SimEngine:
         first, last = settings.tokens
         assert 0 <= first <= last < settings.limits.vocabulary
         self._settings = settings
-        self._scheduler = Scheduler(settings.limits, digest)
+        self._memory = Memory(settings.limits.block_tokens)
+        self._scheduler = Scheduler(settings.limits, digest, self._memory)
         self._first = first
         self._span = last - first + 1
         self._fault = Fault.NONE
@@ -74,14 +82,19 @@ class SimEngine:
             block_tokens=limits.block_tokens,
             blocks=limits.blocks,
             eos_tokens=limits.eos_tokens,
+            step_tokens=limits.step_tokens,
+            layout=self._memory.layout,
         )
 
     def submit(self, job: Job) -> str | None:
         self._tells |= job.sampling.logprobs >= 0
         return self._scheduler.submit(job)
 
-    def cancel(self, key: Hashable) -> None:
-        self._scheduler.cancel(key)
+    def cancel(self, key: Hashable, out: memoryview | None = None) -> int:
+        return self._scheduler.cancel(key, out)
+
+    def land(self, key: Hashable, source: memoryview | None, positions: int, tokens: Sequence[int]) -> None:
+        self._scheduler.land(key, source, positions, tokens)
 
     def fault(self, fault: Fault, factor: float = 1.0) -> None:
         """From the next step on; `Fault.NONE` heals all but a crash that has happened."""
@@ -99,7 +112,8 @@ class SimEngine:
         tokens = self._tokens(plan)
         outputs = scheduler.apply(plan, tokens, self._logprobs(plan))
         computed = plan.computed
-        return Step(outputs, scheduler.events(), computed, self._wait_s(plan, computed))
+        prefilled = computed - len(plan.decoding)
+        return Step(outputs, scheduler.events(), computed, prefilled, self._wait_s(plan, computed))
 
     def load(self) -> EngineLoad:
         return self._scheduler.load()
@@ -111,8 +125,14 @@ class SimEngine:
         """End all jobs and forget all prefixes."""
         return self._scheduler.clear()
 
+    def attach(self, below: Below) -> None:
+        self._scheduler.attach(below)
+
+    def stir(self) -> None:
+        self._scheduler.stir()
+
     def stop(self) -> None:
-        self.clear()
+        self._scheduler.stop()
 
     def check(self) -> None:
         """Assert all invariants."""
@@ -120,9 +140,10 @@ class SimEngine:
 
     def _feel(self, plan: Plan) -> None:
         """Begin what is new in this step, and die of poison."""
+        self._memory.computed(plan)
         for part in plan.parts:
             running = part.running
-            running.state = state_of(running.tokens)
+            running.state = self._memory.state(running)
             if self._settings.poison in running.job.prompt:
                 self._fault = Fault.CRASH
                 raise Crashed("crashed by a poisonous prompt")
@@ -160,6 +181,79 @@ class SimEngine:
         return wait_s * self._factor if self._fault is Fault.SLOW else wait_s
 
 
+class Memory:
+    """The cache of a simulated engine: each block holds what it should, unless something else has landed there."""
+
+    def __init__(self, block_tokens: int) -> None:
+        self.layout = Layout(block_tokens, layers=1, heads=1, width=1, dtype="float32", parts=1)
+        self._wrong: dict[int, int] = {}  # block: what is wrong with it
+        self._noted: dict[int, bytes] = {}  # block: what it holds, if that may be saved
+
+    def gather(self, running: Running, start: int, stop: int, out: memoryview) -> None:
+        out[4 * start : 4 * stop] = self._content(running, start, stop)
+
+    def scatter(self, running: Running, start: int, stop: int, source: memoryview) -> None:
+        content = states_of(running.tokens, start, stop).tobytes()
+        size = self.layout.block_tokens
+        for index in range(start // size, -(-stop // size)):
+            first, last = max(start, index * size), min(stop, index * size + size)
+            came = source[4 * first : 4 * last]
+            self._wrong.pop(running.blocks[index], None)
+            if came != content[4 * (first - start) : 4 * (last - start)]:
+                self._wrong[running.blocks[index]] = crc32(came)
+
+    def save(self, block: int, out: memoryview) -> None:
+        out[: self.layout.block_bytes] = self._noted[block]
+
+    def restore(self, running: Running, index: int, sources: Sequence[memoryview]) -> None:
+        size, count = self.layout.block_tokens, self.layout.block_bytes
+        whole = b"".join((bytes(index * count), *(source[:count] for source in sources)))
+        self.scatter(running, index * size, (index + len(sources)) * size, memoryview(whole))
+
+    def note(self, running: Running, start: int, stop: int) -> None:
+        content, count = self._content(running, start, stop), self.layout.block_bytes
+        for index, block in enumerate(
+            running.blocks[start // self.layout.block_tokens : stop // self.layout.block_tokens]
+        ):
+            self._noted[block] = content[index * count : index * count + count]
+
+    def resume(self, running: Running) -> None:
+        running.state = self.state(running)
+
+    def state(self, running: Running) -> int:
+        """What its next token depends on, if what its blocks hold is looked at too."""
+        found = state_of(running.tokens)
+        return found ^ self._damage(running.blocks) if self._wrong else found
+
+    def computed(self, plan: Plan) -> None:
+        """What is written anew is right, if it is written from the start of a block."""
+        if not self._wrong:
+            return
+        size = self.layout.block_tokens
+        steps = [(running, len(running.tokens) - 1, 1) for running in plan.decoding]
+        for running, start, count in steps + [(part.running, part.start, part.count) for part in plan.parts]:
+            for block in running.blocks[-(-start // size) : -(-(start + count) // size)]:
+                self._wrong.pop(block, None)
+
+    def _content(self, running: Running, start: int, stop: int) -> bytes:
+        """What its blocks hold of these positions."""
+        assert stop <= running.room, "only what has a block is handed over"
+        states = states_of(running.tokens, start, stop)
+        if self._wrong:
+            size = self.layout.block_tokens
+            damages = [self._damage(running.blocks[: at // size + 1]) for at in range(start, stop)]
+            states = array("I", map(xor, states, damages))
+        return states.tobytes()
+
+    def _damage(self, blocks: Sequence[int]) -> int:
+        """0 if all are right."""
+        damage = 0
+        for block in blocks:
+            if block in self._wrong:
+                damage = crc32(self._wrong[block].to_bytes(4, "little"), damage) | 1
+        return damage
+
+
 @cache
 def packed(first: int, last: int) -> list[bytes]:
     return [token.to_bytes(4, "little") for token in range(first, last + 1)]
@@ -168,6 +262,15 @@ def packed(first: int, last: int) -> list[bytes]:
 def state_of(tokens: Sequence[int]) -> int:
     """What the next token depends on. `crc32` of one more token goes on from it."""
     return crc32(array("I", tokens).tobytes())
+
+
+def states_of(tokens: Sequence[int], start: int, stop: int) -> "array[int]":
+    """The states after each of the positions from `start` up to before `stop`."""
+    state, packed_tokens = state_of(tokens[:start]), array("I", tokens[start:stop]).tobytes()
+    states = array("I", [0]) * (stop - start)
+    for index in range(stop - start):
+        states[index] = state = crc32(packed_tokens[4 * index : 4 * index + 4], state)
+    return states
 
 
 def continuation(sequence: Sequence[int], count: int, tokens: tuple[int, int]) -> list[int]:

@@ -16,7 +16,7 @@ Handler = Callable[[Frontend, Wire], Awaitable[None]]
 Worked = Callable[[Exchange], Awaitable[None]]
 
 INTERNAL = Problem(500, "An internal error occurred.", SERVER, None, "internal_error", retry=False)
-EXPOSED = b"x-request-id, traceparent, retry-after, retry-after-ms, x-should-retry, x-wiremesh-stream"
+EXPOSED = b"x-request-id, traceparent, retry-after, retry-after-ms, x-should-retry, x-wiremesh-stream, x-wiremesh-route"
 PREFLIGHT_S = b"600"  # how long a browser may remember what it was told
 
 log = logging.getLogger("wiremesh.frontend")

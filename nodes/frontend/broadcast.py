@@ -13,6 +13,7 @@ from mesh.core import Event
 from nodes.frontend.choice import Choice
 from nodes.frontend.generation import Generation
 from nodes.frontend.log import Log
+from nodes.frontend.wire import Wire
 from nodes.openai.errors import Problem
 
 
@@ -33,6 +34,13 @@ class Viewer(Protocol):
     def pump(self, now: float) -> None:
         """The log has grown, or the generation is over."""
         ...
+
+
+class Quick(Protocol):
+    """A viewer that has its head, and wants no numbers."""
+
+    wire: Wire
+    wrote: float  # when
 
 
 class Turns:
@@ -56,10 +64,16 @@ class Turns:
             broadcast.turn(now)
 
 
+def nothing() -> None:
+    """It has nothing here."""
+
+
 class Broadcast:
     """One generation and its viewers."""
 
-    __slots__ = ("_closed", "_dirty", "_post", "_turns", "deserted", "generation", "log", "over", "viewers")
+    __slots__ = (
+        *("_closed", "_dirty", "_post", "_turns", "deserted", "generation", "held", "log", "over", "quick", "viewers"),
+    )
 
     def __init__(
         self,
@@ -72,6 +86,8 @@ class Broadcast:
         self.generation: Generation  # made right after: it needs `touched`
         self.log = Log() if kept else None
         self.viewers: list[Viewer] = []
+        self.held: Callable[[], None] = nothing  # called once, at its end: what of its request lies here may go
+        self.quick: Quick | None = None  # who reads the text of a single plain choice, and nothing else
         self.over = over  # called once, at its end
         self.deserted = deserted  # called when the last viewer has left
         self._turns = turns
@@ -83,13 +99,20 @@ class Broadcast:
         """A choice has something to show."""
         dirty = self._dirty
         if not dirty:
-            self._turns.add(self)
+            turns = self._turns
+            if turns.waiting:  # what is common is inline: this runs for each token
+                turns.waiting.append(self)
+            else:
+                turns.add(self)
         dirty.append(choice)
 
     def turn(self, now: float) -> None:
         """Show what has come."""
-        generation, log = self.generation, self.log
-        if log is None:
+        generation, log, dirty = self.generation, self.log, self._dirty
+        quick = self.quick
+        if quick is not None and dirty and dirty[0].finish is None and not quick.wire.behind:
+            self._quickly(dirty[0], quick, now)
+        elif log is None:
             viewers = self.viewers
             if viewers and viewers[0].behind and not generation.done:
                 return  # what is dirty stays so, until `resume`
@@ -102,6 +125,18 @@ class Broadcast:
             self._trim(log)
         if generation.done:
             self._close(now)
+
+    def _quickly(self, choice: Choice, viewer: "Quick", now: float) -> None:
+        """What `_events` and `take` do, for what most events are: text between the first and the last."""
+        self._dirty.clear()
+        generation = self.generation
+        data = choice.quick(now, generation.gap)
+        if choice.taken - choice.told >= generation.step:
+            generation.read_on(choice)
+            self._order()
+        if data:
+            viewer.wrote = now
+            viewer.wire.write(data)
 
     def _events(self, now: float) -> list[bytes]:
         dirty, self._dirty = self._dirty, []
@@ -160,5 +195,6 @@ class Broadcast:
         """One viewer fewer: it has all that it wanted, or its client has gone."""
         if viewer in self.viewers:
             self.viewers.remove(viewer)
+            self.quick = None
             if not self.viewers:
                 self.deserted(self)

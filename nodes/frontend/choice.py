@@ -15,6 +15,7 @@ from nodes.openai.responses import Usage
 from nodes.text.stream import Entry, TextStream
 from proto.errors import Reason
 
+ROUTERS = (Reason.BUSY, Reason.UNAVAILABLE)  # routers refuse for these
 REASONS = {Reason.COMPLETE: "stop", Reason.STOPPED: "stop", Reason.LENGTH: "length"}
 
 
@@ -122,6 +123,20 @@ class Choice:
         if self.finish is not None and not self.outcome and self.problem is None:
             self._end(self.finish, events)
 
+    def quick(self, now: float, gap: Callable[[float], None]) -> bytes:
+        """`show` for a plain choice between its first and its last token: all that came, in one piece."""
+        self.dirty = False
+        tokens, self.arrived = self.arrived, []
+        count = len(tokens)
+        self.taken += count
+        self._skip(count)
+        gap_s = now - self.last
+        gap(gap_s / count)
+        if gap_s > self.longest_s:
+            self.longest_s = gap_s
+        self.last = now
+        return self.chunks.joined(self._each(tokens))  # type: ignore[union-attr]
+
     def _echo(self, events: list[bytes]) -> None:
         """The prompt itself stands before its continuation."""
         if self.chunks is not None:
@@ -174,7 +189,8 @@ class Choice:
         outcome = REASONS.get(finish.reason)
         if outcome is None:
             retry_s = finish.retry_ms / 1000 if finish.retry_ms else None
-            self.problem = of_reason(finish.reason, finish.text, retry_s)
+            said = finish.why if finish.why == finish.text and finish.reason in ROUTERS else ""
+            self.problem = of_reason(finish.reason, finish.text, retry_s, said)
             return
         if self.prefix:
             self._echo(events)

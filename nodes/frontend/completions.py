@@ -4,8 +4,12 @@ import asyncio
 import secrets
 import time
 
+from xxhash import xxh3_64_intdigest
+
 from mesh.core import Ask
+from mesh.routing import ROUTER
 from nodes import names
+from nodes.engines.media import Media
 from nodes.frontend import headers, limits
 from nodes.frontend.board import Kept, digest
 from nodes.frontend.bodies import read_body
@@ -14,11 +18,14 @@ from nodes.frontend.choice import Choice
 from nodes.frontend.exchange import Exchange
 from nodes.frontend.frontend import LEAVING
 from nodes.frontend.generation import CANCELLED, Generation
+from nodes.frontend.media import Offered
 from nodes.frontend.models import Model
-from nodes.frontend.texts import Text, prompts_of
+from nodes.frontend.routes import Path, header_of
+from nodes.frontend.texts import Text, prompt_with_media, prompts_of
 from nodes.frontend.viewers import BodyViewer, StreamViewer
+from nodes.frontend.wishing import ROUTING, Manner, manner_of, session_of, wish_of
 from nodes.generation import Generation as Payload
-from nodes.generation import encode
+from nodes.generation import Spot, encode
 from nodes.openai import errors
 from nodes.openai.chunks import Chunks
 from nodes.openai.demand import Demand, Kind, budget, check_tokens, sampling
@@ -27,7 +34,9 @@ from nodes.openai.requests import parse
 from nodes.openai.responses import Answer, answer_id
 from nodes.text.stop import Scanner, Stops
 from nodes.text.stream import TextStream
+from nodes.transfer import TransferRefused
 from proto.limits import NAME_CHARS_MAX, TEXT_CHARS_MAX
+from proto.placing import Wish
 
 EXTRA = "extra."  # before the names of parameters that nobody here knows, in a request's metadata
 
@@ -35,7 +44,18 @@ EXTRA = "extra."  # before the names of parameters that nobody here knows, in a 
 class Prepared:
     """A demand whose prompts are tokens and whose model is there."""
 
-    __slots__ = ("ask_timeout_s", "budgets", "demand", "model", "prompts", "text", "worker")
+    __slots__ = (
+        "ask_timeout_s",
+        "budgets",
+        "demand",
+        "manner",
+        "model",
+        "offered",
+        "prompts",
+        "spots",
+        "text",
+        "worker",
+    )
 
     def __init__(self, demand: Demand, model: Model[Text], text: Text, prompts: list[list[int]]) -> None:
         self.demand = demand
@@ -45,6 +65,9 @@ class Prepared:
         self.budgets: list[int] = []
         self.ask_timeout_s = 0.0
         self.worker = 0
+        self.manner = Manner()
+        self.spots: tuple[Spot, ...] = ()
+        self.offered = Offered()
 
     @property
     def sequences(self) -> int:
@@ -78,6 +101,7 @@ async def complete(exchange: Exchange, kind: Kind) -> None:
         return
     wait_s = frontend.admission.begin(prepared.sequences)
     if wait_s:
+        prepared.offered.close()
         frontend.tally.count("overloads")
         await exchange.refuse(errors.busy(wait_s))
         return
@@ -127,6 +151,8 @@ async def prepare(exchange: Exchange, demand: Demand, body_bytes: int) -> Prepar
     text = models.text(demand.model)
     if text is None or not model.workers:
         return errors.no_worker(demand.model)
+    if demand.chat is not None and demand.chat.clips:
+        return await prepare_media(exchange, demand, model, text)
     context = model.card.engine.context
     if body_bytes > limits.ENCODE_BYTES_MAX:
         prompts = await asyncio.to_thread(prompts_of, demand, text, context)
@@ -137,6 +163,32 @@ async def prepare(exchange: Exchange, demand: Demand, body_bytes: int) -> Prepar
     prepared = Prepared(demand, model, text, prompts)
     problem = bounded(exchange, prepared) or check_tokens(demand, model.card.engine.vocabulary)
     return prepared if problem is None else problem
+
+
+async def prepare_media(exchange: Exchange, demand: Demand, model: Model[Text], text: Text) -> Prepared | Problem:
+    """A conversation that holds pictures, sounds or clips."""
+    frontend, engine = exchange.frontend, model.card.engine
+    assert demand.chat is not None
+    got = await frontend.attendant.get(demand.chat.clips, demand.model, engine.media)
+    if isinstance(got, Problem):
+        return got
+    ids = {kind: card.token for kind, card in engine.media.items()}
+    sizes = [part.size for part in got]
+    found = await asyncio.to_thread(prompt_with_media, demand, text, engine.context, sizes, ids)
+    if isinstance(found, Problem):
+        return found
+    prepared = Prepared(demand, model, text, [found[0]])
+    prepared.spots = found[1]
+    problem = bounded(exchange, prepared) or check_tokens(demand, engine.vocabulary)
+    if problem is not None:
+        return problem
+    encoders = bool(frontend.actor.node.instances(names.ENCODE + demand.model))
+    lease_s = prepared.ask_timeout_s or limits.TIMEOUT_S_MAX
+    try:
+        prepared.offered = await frontend.attendant.offer(got, demand.model, model.card.digest, encoders, lease_s)
+    except TransferRefused:
+        return errors.busy(1.0)
+    return prepared
 
 
 def bounded(exchange: Exchange, prepared: Prepared) -> Problem | None:
@@ -157,6 +209,10 @@ def bounded(exchange: Exchange, prepared: Prepared) -> Problem | None:
         if len(EXTRA + name) > NAME_CHARS_MAX or len(bytes(raw)) > TEXT_CHARS_MAX or len(demand.extra) > 16:
             shown = name[:64]
             return invalid(f"`{shown}` is not known, and too large to be passed on.", shown, "unknown_parameter")
+    try:
+        prepared.manner = manner_of(demand, found)
+    except ValueError as error:
+        return invalid(f"How to place this request: {error}.", "routing", "invalid_value")
     prepared.ask_timeout_s, prepared.worker = timeout_s, worker
     return None
 
@@ -165,6 +221,7 @@ def begin(exchange: Exchange, prepared: Prepared, keeps: bool) -> Broadcast:
     """Ask the mesh for every candidate of every prompt."""
     frontend, demand = exchange.frontend, prepared.demand
     broadcast = frontend.broadcast(keeps)
+    broadcast.held = prepared.offered.close
     answer = Answer(answer_id(demand.kind, exchange.name), int(time.time()), demand)
     counts = [len(prompt) for prompt in prepared.prompts]
     window = limits.WINDOW_TOKENS if demand.stream else max(prepared.budgets)
@@ -174,16 +231,39 @@ def begin(exchange: Exchange, prepared: Prepared, keeps: bool) -> Broadcast:
     entropy = secrets.randbits(63) if demand.seed is None else 0
     asks = []
     for place in range(len(prepared.prompts)):
+        wish = wished(exchange, prepared, place)
         for candidate in range(demand.candidates):
-            ask = ask_of(exchange, prepared, place, candidate, entropy, window)
+            ask = ask_of(exchange, prepared, place, candidate, entropy, window, wish)
             asks.append(ask)
             generation.add(choice_of(prepared, broadcast, ask.request, place, candidate, stops))
+    frontend.names.add(exchange.name, exchange.client_id, [ask.request for ask in asks])
     for ask, choice in zip(asks, generation.choices, strict=True):
         frontend.actor.ask(ask, choice)
     return broadcast
 
 
-def ask_of(exchange: Exchange, prepared: Prepared, place: int, candidate: int, entropy: int, window: int) -> Ask:
+def wished(exchange: Exchange, prepared: Prepared, place: int) -> Wish | None:
+    """What a router is told of one prompt; nothing if none is asked."""
+    frontend = exchange.frontend
+    if not frontend.settings.routed or prepared.worker or not frontend.actor.node.instances(ROUTER):
+        return None
+    card, salt = prepared.model.card.engine, prepared.demand.cache_salt
+    media = [Media(spot.first, spot.count, spot.content) for spot in prepared.spots]
+    wish = wish_of(prepared.manner, prepared.prompts[place], card, salt, xxh3_64_intdigest, media)
+    if not prepared.offered.reads:
+        wish.media = []  # the client has the embeddings: nobody has to make them
+    return wish
+
+
+def ask_of(
+    exchange: Exchange,
+    prepared: Prepared,
+    place: int,
+    candidate: int,
+    entropy: int,
+    window: int,
+    wish: Wish | None,
+) -> Ask:
     """One candidate as a request of the mesh."""
     frontend, demand, settings = exchange.frontend, prepared.demand, exchange.frontend.settings
     payload = Payload(
@@ -195,6 +275,7 @@ def ask_of(exchange: Exchange, prepared: Prepared, place: int, candidate: int, e
         cache_salt=demand.cache_salt,
         priority=demand.priority,
         digest=prepared.model.card.digest,
+        media=prepared.spots,
     )
     return Ask(
         request=frontend.actor.node.next_request(),
@@ -209,19 +290,23 @@ def ask_of(exchange: Exchange, prepared: Prepared, place: int, candidate: int, e
         timeout_s=prepared.ask_timeout_s,
         patience_s=limits.PATIENCE_S,
         moves_max=settings.migrations_max,
+        handles=prepared.offered.handles,
+        needs=prepared.offered.needs,
         trace=exchange.trace,
         metadata=metadata_of(exchange, demand),
+        wish=wish,
     )
 
 
 def metadata_of(exchange: Exchange, demand: Demand) -> dict[str, str]:
     """What travels with a request: its name for the logs, its conversation for routers, parameters for engines."""
     found = {"id": exchange.name}
-    session = headers.session(exchange.wire.headers).decode("latin-1") or demand.cache_key
+    session = session_of(demand, exchange.wire.headers)
     if session:
         found["session"] = session
     for name, raw in demand.extra.items():
-        found[EXTRA + name] = bytes(raw).decode()
+        if name != ROUTING:
+            found[EXTRA + name] = bytes(raw).decode()
     return found
 
 
@@ -262,6 +347,17 @@ def silent_of(demand: Demand, text: Text) -> frozenset[int]:
     return stops | (text.silent if demand.skip_special else frozenset(text.tokenizer.eos_tokens))
 
 
+def route_of(exchange: Exchange, generation: Generation) -> bytes:
+    """Where an answer comes from, as far as it is known by now."""
+    node = exchange.frontend.actor.node
+
+    def path_of(request: int) -> Path | None:
+        found = node.owner.requests.get(request)
+        return None if found is None else (found.nodes, found.endpoints, found.why)
+
+    return header_of(node.settings.node, generation.choices, path_of)
+
+
 # --- From a broadcast to its reader ------------------------------------------------------------------------
 
 
@@ -270,6 +366,8 @@ async def view(exchange: Exchange, broadcast: Broadcast, cursor: int = 0, ids: b
     frontend, wire, generation = exchange.frontend, exchange.wire, broadcast.generation
     exchange.generation = generation
     viewer: StreamViewer | BodyViewer
+    if headers.explains(wire.headers):
+        wire.late = lambda: [(b"x-wiremesh-route", route_of(exchange, generation))]
     if broadcast.log is not None:
         wire.extra.append((b"x-wiremesh-stream", generation.name.encode()))
         frontend.board.stay(generation.name)

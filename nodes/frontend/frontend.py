@@ -10,12 +10,16 @@ from nodes.frontend.broadcast import Broadcast, Turns
 from nodes.frontend.generation import CANCELLED
 from nodes.frontend.journal import Journal
 from nodes.frontend.keys import Admission, Keyring, Quotas
+from nodes.frontend.media import Attendant
 from nodes.frontend.record import Record
 from nodes.frontend.registry import Registry
+from nodes.frontend.routes import Names
 from nodes.frontend.settings import Settings
 from nodes.frontend.tally import Key, Tally
+from nodes.media.ground import Ground
 from nodes.metrics import Family
 from nodes.openai.errors import SERVER, Problem
+from nodes.planes import start_plane
 
 TICK_S = 0.5  # how often the board is looked at
 LEAVING = Problem(503, "This frontend is being shut down.", SERVER, None, "shutting_down", 0.2)
@@ -36,6 +40,9 @@ class Frontend:
         self.running: dict[Broadcast, None] = {}
         self.draining = False
         self.journal = Journal(log_format)
+        self.names = Names()
+        self.attendant = Attendant(self._ground, settings.media_bytes_max, settings.media_urls)
+        self._grounds: asyncio.Task[Ground] | None = None  # the first picture starts it
         self._timer: asyncio.TimerHandle | None = None
         self._idle: asyncio.Event = asyncio.Event()
 
@@ -55,6 +62,11 @@ class Frontend:
         for broadcast in list(self.running):
             self.fail(broadcast, LEAVING)
         await self.registry.close()
+        self.attendant.close()
+        if self._grounds is not None:
+            for ground in await asyncio.gather(self._grounds, return_exceptions=True):
+                if isinstance(ground, Ground):
+                    await ground.plane.close()
         self.journal.flush()
 
     async def drain(self, grace_s: float) -> None:
@@ -72,6 +84,15 @@ class Frontend:
     def new_name(self) -> str:
         """The name of a request: whose it is, and a number that nobody can guess."""
         return f"{self.actor.node.settings.node:016x}-{secrets.token_hex(8)}"
+
+    def _ground(self) -> "asyncio.Future[Ground]":
+        """From where others get the bytes of pictures."""
+        if self._grounds is None or (self._grounds.done() and self._grounds.exception() is not None):
+            self._grounds = self.loop.create_task(self._lay_ground(), name="plane")
+        return self._grounds
+
+    async def _lay_ground(self) -> Ground:
+        return Ground(await start_plane(self.actor))
 
     # --- Generations -------------------------------------------------------------------------------------
 
@@ -93,6 +114,7 @@ class Frontend:
         """A generation has ended: count it."""
         generation, tally = broadcast.generation, self.tally
         self.running.pop(broadcast, None)
+        broadcast.held()
         self.admission.end(len(generation.choices), self.now())
         tally.tokens(*generation.counts())
         for choice in generation.choices:

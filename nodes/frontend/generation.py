@@ -25,7 +25,7 @@ class Generation:
     """The choices of one request."""
 
     __slots__ = (
-        *("_gap", "_open", "_step", "answer", "began", "body", "choices", "done", "first_s", "name", "orders"),
+        *("_open", "answer", "began", "body", "choices", "done", "first_s", "gap", "name", "orders", "step"),
         *("problem", "prompts", "tally"),
     )
 
@@ -43,9 +43,9 @@ class Generation:
         self.done = False
         self.body = b""  # the whole answer, if it is not streamed
         self.first_s = -1.0  # until the first token, or before it -1
-        self._gap = tally.token_gap
+        self.gap = tally.token_gap
         self._open = 0
-        self._step = max(1, window // 4)
+        self.step = max(1, window // 4)
 
     def add(self, choice: Choice) -> None:
         """One more choice, before the first turn."""
@@ -72,8 +72,8 @@ class Generation:
         if self.first_s < 0 and any(choice.arrived for choice in touched):
             self._first(events, now)
         for choice in touched:
-            choice.show(events, now, self._gap)
-            if choice.taken - choice.told >= self._step or choice.outcome or choice.problem is not None:
+            choice.show(events, now, self.gap)
+            if choice.taken - choice.told >= self.step or choice.outcome or choice.problem is not None:
                 self._notice(choice, events)
         return events
 
@@ -95,8 +95,12 @@ class Generation:
             if choice.finish is None:  # a stop string: the mesh knows nothing of them
                 self.orders.append(Abandon(choice.request, Strength.KILL))
         elif choice.finish is None and not choice.outcome:
-            choice.told = choice.taken
-            self.orders.append(Consumed(choice.request, choice.taken))
+            self.read_on(choice)
+
+    def read_on(self, choice: Choice) -> None:
+        """A choice has taken a good part of its window: let the mesh send more."""
+        choice.told = choice.taken
+        self.orders.append(Consumed(choice.request, choice.taken))
 
     # --- The end -----------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ _NO_TRACE, _NO_SPAN = b"0" * 32, b"0" * 16
 # Keys that clients send to say which conversation a request is of, the surest first.
 SESSIONS = (
     *(b"x-claude-code-session-id", b"session-id", b"session_id", b"x-session-id", b"x-session-affinity"),
-    *(b"x-opencode-session", b"x-openwebui-chat-id"),
+    *(b"x-dynamo-session-id", b"x-opencode-session", b"x-openwebui-chat-id"),
 )
 
 
@@ -89,6 +89,11 @@ def _number(text: bytes) -> float | None:
     except ValueError:
         return None
     return value if isfinite(value) and value > 0 else None
+
+
+def explains(headers: Headers) -> bool:
+    """Whether the answer is to say where it comes from."""
+    return headers.get(b"x-wiremesh-explain", b"").lower() in (b"1", b"true", b"yes")
 
 
 def worker(headers: Headers) -> int | None:

@@ -11,6 +11,7 @@ HEADERS_MAX = 256
 READ_S = 30.0  # for a head, or for a body that does not move: mobile links stall for ten seconds
 SWEEP_S = 5.0  # how often connections that read too slowly are looked for
 ENCODE_BYTES_MAX = 32 * KIB  # of a body; a longer one is tokenized in a thread, or streams wait for it
+HASH_BYTES_MAX = 512 * KIB  # of a picture; a longer one is hashed in a thread: half a millisecond is enough here
 SPELLED_TOKENS_MAX = 262_144  # of one /tokenize or /detokenize: twice the longest usual context
 SPELLED_AT_ONCE_MAX = 16_384  # tokens that are spelled in the loop: a millisecond or two
 INFLATE_BYTES_MAX = 256 * KIB  # of a compressed body, inflated at once; more is done in a thread

@@ -9,11 +9,14 @@ import signal
 from mesh import process
 from mesh.actor import Actor
 from mesh.component import EXIT_CRASHED, FORCED_S
+from mesh.endpoint import define
 from mesh.options import Options
+from nodes import names
 from nodes.endpoints import node_endpoints
 from nodes.frontend import keyfile, streams
 from nodes.frontend.app import app
 from nodes.frontend.frontend import Frontend
+from nodes.frontend.routes import Requests, RequestsQuestion
 from nodes.frontend.scrape import ROLE
 from nodes.frontend.server import Listener, Serving
 from nodes.frontend.settings import Settings
@@ -35,11 +38,16 @@ class Node:
         endpoints = {
             **node_endpoints(ROLE, lambda: self.actor, lambda: self.frontend.families(), self.facts, self.drain),
             **streams.endpoint(giver),
+            names.REQUESTS: define(names.REQUESTS, self.requests),
         }
         self.actor = Actor(options, Role.COMPONENT, endpoints, ROLE)
         self.frontend = giver.frontend = Frontend(self.actor, settings, version, options.log_format)
         if keys:
             self.frontend.keyring = keyfile.load(keys)
+
+    def requests(self, question: RequestsQuestion) -> Requests:
+        """Which requests of the mesh an answer is made of."""
+        return Requests(self.actor.node.settings.node, list(self.frontend.names.get(question.id)))
 
     def facts(self) -> dict[str, object]:
         """What a frontend adds to its status."""

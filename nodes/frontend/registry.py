@@ -37,6 +37,7 @@ class Registry:
         self._files = Client(self._actor, names.FILE, type=bytes)
         self._actor.watch(self._changed)
         self._actor.post(Want(names.GENERATE))
+        self._actor.post(Want(names.ENCODE))
         self._actor.post(Want(ROUTER))
         self._changed()
 

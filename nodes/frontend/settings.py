@@ -3,6 +3,7 @@
 from msgspec import Struct
 
 from nodes.frontend import limits
+from nodes.media.limits import PART_BYTES_DEFAULT
 
 
 class Settings(Struct, frozen=True):
@@ -19,4 +20,6 @@ class Settings(Struct, frozen=True):
     rate_per_key: float = 0.0
     concurrency_per_key: int = 0
     cors_origins: tuple[str, ...] = ()
+    media_bytes_max: int = PART_BYTES_DEFAULT  # one picture, sound or clip
+    media_urls: tuple[str, ...] = ()  # `public`, or hosts, from which they may be fetched
     json_pings: bool = False  # spaces before an answer in one piece, while it is waited for

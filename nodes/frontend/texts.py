@@ -1,11 +1,16 @@
 """Shell. What a frontend needs of a model: its tokenizer and its chat template, and prompts made with them."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from msgspec import Struct
 
 from nodes.frontend import limits
+from nodes.generation import Spot
 from nodes.openai import errors
 from nodes.openai.demand import Chat, Demand, Tokenization
 from nodes.openai.errors import Problem, invalid
+from nodes.text.placeholders import Misplaced, Size, expanded, written
 from nodes.text.template import ChatTemplate, TemplateProblem
 from nodes.text.tokenizer import ModelFiles, Tokenizer, digest
 
@@ -53,8 +58,38 @@ def prompts_of(demand: Demand, text: Text, context: int) -> list[list[int]] | Pr
     return found_tokens
 
 
+def prompt_with_media(
+    demand: Demand, text: Text, context: int, sizes: Sequence[Size], ids: Mapping[str, int]
+) -> tuple[list[int], tuple[Spot, ...]] | Problem:
+    """The tokens of a conversation that holds more than text, with room for every row; and where that is.
+
+    `ids`: the placeholder of each kind.
+    """
+    chat = demand.chat
+    assert chat is not None
+    if text.template is None:
+        return invalid(text.template_problem, "messages", "no_chat_template")
+    template = text.template
+    marks = {kind: text.tokenizer.decode([token], skip_special=False) for kind, token in ids.items()}
+
+    def render(messages: Sequence[dict[str, Any]]) -> str:
+        return template.render(messages, chat.tools, chat.arguments, chat.open_answer, chat.continue_last)
+
+    try:
+        prompt = written(chat.messages, chat.clips, marks, render, TemplateProblem)
+        tokens = text.tokenizer.at_most(prompt, context, demand.add_special)
+        found = tokens if isinstance(tokens, int) else expanded(tokens, sizes, ids, context)
+    except TemplateProblem as problem:
+        return invalid(str(problem), "messages", "chat_template_error")
+    except Misplaced as misplaced:
+        return invalid(str(misplaced), "messages", "misplaced_media")
+    return errors.far_too_long(found, context, "messages") if isinstance(found, int) else found
+
+
 def rendered(chat: Chat, text: Text) -> str | Problem:
     """A conversation as the model reads it."""
+    if chat.clips:
+        return invalid("Only chat completions take more than text.", chat.clips[0].place, "unsupported_content")
     if text.template is None:
         return invalid(text.template_problem, "messages", "no_chat_template")
     try:

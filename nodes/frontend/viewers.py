@@ -90,7 +90,7 @@ class StreamViewer(Listening):
         self._ids = ids
         self._waiting: list[bytes] = []  # events that came before the head was sent
         self._held = True
-        self._wrote = 0.0
+        self.wrote = 0.0
         super().__init__(wire, broadcast, tally, cursor)
         if broadcast.log is not None:
             self.pump(monotonic())
@@ -98,7 +98,7 @@ class StreamViewer(Listening):
     def take(self, events: list[bytes], now: float) -> None:
         wire = self.wire
         if wire.started:
-            self._wrote = now
+            self.wrote = now
             wire.write(self._joined(events))
         else:
             self._waiting += events
@@ -126,7 +126,7 @@ class StreamViewer(Listening):
 
     def _write(self, events: Sequence[bytes], now: float) -> None:
         self.wire.write(self._joined(events))
-        self._wrote = now
+        self.wrote = now
 
     def _joined(self, events: Sequence[bytes]) -> bytes:
         first = self.cursor
@@ -164,6 +164,7 @@ class StreamViewer(Listening):
             self._write(self._waiting, now)
         elif not self._over():
             self._ping()
+        self._hurry()
         while not self._over() and not self.wire.gone:
             await self._wait()
             await self.wire.flush()
@@ -171,16 +172,23 @@ class StreamViewer(Listening):
             self.complete = True
             await self.wire.finish()
 
+    def _hurry(self) -> None:
+        """From here on most of what comes is the text of one choice."""
+        broadcast = self.broadcast
+        choices = broadcast.generation.choices
+        if broadcast.log is None and not self._ids and len(choices) == 1 and choices[0].plain and choices[0].last:
+            broadcast.quick = self
+
     def _alarm(self) -> None:
         if not self.wire.started:
             self._held = False
             self._wake()
-        elif monotonic() - self._wrote >= limits.PING_S - 0.5 and not self.behind:
+        elif monotonic() - self.wrote >= limits.PING_S - 0.5 and not self.behind:
             self._ping()
         self._in(limits.PING_S)
 
     def _ping(self) -> None:
-        self._wrote = monotonic()
+        self.wrote = monotonic()
         self._tally.count("pings")
         self.wire.write(PING)
 

@@ -17,11 +17,16 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 HeaderList = Sequence[tuple[bytes, bytes]]
+_SIZES = tuple(b"%x\r\n" % size for size in range(1024))  # before a chunk: to write one takes longer than the rest
 START, BODY = "http.response.start", "http.response.body"
 
 
 def _nothing() -> None:
     """Nobody wants to know."""
+
+
+def _no_headers() -> HeaderList:
+    return ()
 
 
 class Wire:
@@ -32,6 +37,7 @@ class Wire:
         self.receive = receive
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.extra: list[tuple[bytes, bytes]] = []  # what every answer of this exchange carries
+        self.late: Callable[[], HeaderList] = _no_headers  # and what is known only when its head is sent
         self.started = False
         self.status = 0
         self.behind = False  # whether the client does not keep up with reading
@@ -53,7 +59,7 @@ class Wire:
     async def start(self, status: int, headers: HeaderList) -> None:
         """The head."""
         self.status = status
-        await self._send({"type": START, "status": status, "headers": [*headers, *self.extra]})
+        await self._send({"type": START, "status": status, "headers": [*headers, *self.extra, *self.late()]})
         self.started = True  # not before: what is written into a body must not overtake the head
 
     async def finish(self, data: bytes = b"") -> None:
@@ -119,7 +125,10 @@ class DirectWire(Wire):
 
     def write(self, data: bytes) -> None:
         if not self.gone:
-            self._put(b"%x\r\n%b\r\n" % (len(data), data) if self._cycle.chunked_encoding else data)
+            size = len(data)
+            if self._cycle.chunked_encoding:
+                data = (_SIZES[size] if size < len(_SIZES) else b"%x\r\n" % size) + data + b"\r\n"
+            self._put(data)
 
     async def flush(self) -> None:
         return None

@@ -54,6 +54,14 @@ class Chunks:
         before, after, encode = self._before, self._after, _encode
         return [before + encode(text) + after for text in texts if text]
 
+    def joined(self, texts: Sequence[str]) -> bytes:
+        """The same in one piece; not for the first."""
+        before, after, encode = self._before, self._after, _encode
+        if len(texts) == 1:
+            text = texts[0]
+            return before + encode(text) + after if text else b""
+        return b"".join([before + encode(text) + after for text in texts if text])
+
     def opening(self) -> bytes:
         """The role alone, where something must be said before there is text."""
         return self.event("")

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Struct, structs
 
 from nodes.engines.contract import Sampling
+from nodes.media.content import Clip
 from nodes.openai.errors import Problem, invalid, too_long
 
 COMPLETION_TOKENS = 16  # OpenAI's default for a completion; a chat may use all that is left
@@ -33,6 +34,7 @@ class Chat(Struct, frozen=True):
     arguments: dict[str, Any] = {}
     open_answer: bool = True  # end with the header of the assistant's answer
     continue_last: bool = False  # leave the last message open, to be continued
+    clips: tuple[Clip, ...] = ()  # pictures, sounds and clips in the messages, in order
 
 
 class Demand(Struct, frozen=True, kw_only=True):

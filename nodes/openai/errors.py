@@ -172,9 +172,14 @@ TABLE: dict[Reason, Row] = {
 }
 
 
-def of_reason(reason: Reason, text: str = "", retry_after_s: float | None = None) -> Problem:
-    """The problem for a reason of the mesh. Only a refusal's own words are shown: they are meant for the client."""
+def of_reason(reason: Reason, text: str = "", retry_after_s: float | None = None, said: str = "") -> Problem:
+    """The problem for a reason of the mesh. Only a refusal's own words are shown: they are meant for the client.
+
+    `said`: a router's words, which name no node.
+    """
     row = TABLE.get(reason, _INTERNAL)
     shown = text[: limits.REASON_CHARS_MAX] if text and reason in (Reason.INVALID, Reason.TOO_LARGE) else row.message
+    if said:
+        shown = f"{shown.removesuffix('.')}: {said[: limits.REASON_CHARS_MAX]}"
     after = (1.0 if retry_after_s is None else retry_after_s) if row.retry else None
     return Problem(row.status, shown, row.type, None, row.code, after, row.retry)

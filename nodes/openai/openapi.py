@@ -81,7 +81,7 @@ PROBLEMS = {
     "401": "No valid API key.",
     "404": "There is no such thing.",
     "410": "It is not kept any more.",
-    "413": "The body is too large.",
+    "413": "The body, or a picture, sound or clip in it, is too large.",
     "415": "The body is compressed in a way that is not understood.",
     "429": "Too many requests under this key.",
     "500": "The worker failed.",

@@ -7,7 +7,7 @@ from nodes.engines.contract import Sampling
 from nodes.openai import limits, refusals
 from nodes.openai.demand import TIER_PRIORITY, Chat, Demand, Detokenization, Kind, Tokenization
 from nodes.openai.errors import Problem, invalid
-from nodes.openai.messages import messages_of, tools_of
+from nodes.openai.messages import clips_of, messages_of, tools_of
 from nodes.openai.reading import Bad, Fields, Held, Reader, anything, convert, fields_of
 from nodes.openai.schema import (
     ChatOptions,
@@ -62,7 +62,7 @@ def conversation(
         place = "continue_final_message"
         raise Bad(invalid(f"`{place}` and `add_generation_prompt` exclude each other.", place, "invalid_value"))
     opened = options.add_generation_prompt is not False and not continued
-    return Chat(messages, tools, arguments, opened, continued)
+    return Chat(messages, tools, arguments, opened, continued, clips_of(messages))
 
 
 def _completion(fields: Fields) -> Demand:

@@ -39,6 +39,13 @@ class Asked(Struct, gc=False):
     wish: Wish
 
 
+IsFed = Callable[[Decision], bool]
+
+
+def _never(decision: Decision) -> bool:
+    return False
+
+
 class Advisor:
     """See above. `capacity` may tell a rank's blocks and the tokens that it computes in a step; (0, 0): unknown."""
 
@@ -117,14 +124,16 @@ class Advisor:
 
     # --- Placing -----------------------------------------------------------------------------------------
 
-    def place(self, asked: Asked, nodes: Iterable[int], now: float) -> Decision | Parked:
+    def place(self, asked: Asked, nodes: Iterable[int], now: float, is_fed: IsFed = _never) -> Decision | Parked:
         """Where a request should go, of the workers that may take it; or that it has to wait for an answer.
 
-        Raises ValueError with a sentence if the request's wishes make no sense.
+        `is_fed` says of a decision whether somebody else computes the prompt. Raises ValueError with a sentence if the
+        request's wishes make no sense.
         """
         hashes = unpack(asked.wish.hashes)
         decision = self._decide(asked, hashes, nodes, now)
-        if decision.choice.row >= 0 and all_queued(decision.snapshot, decision.knobs):
+        decision.fed = decision.choice.row >= 0 and is_fed(decision)
+        if decision.choice.row >= 0 and not decision.fed and all_queued(decision.snapshot, decision.knobs):
             return self._park(asked, decision, now)
         self._commit(asked, decision, hashes, now)
         return decision
@@ -133,14 +142,17 @@ class Advisor:
         """The same as advice only: nothing is counted, and nobody waits."""
         return self._decide(asked, unpack(asked.wish.hashes), nodes, now)
 
-    def next_parked(self, nodes: Callable[[Asked], Iterable[int]], now: float) -> tuple[Asked, Decision] | None:
+    def next_parked(
+        self, nodes: Callable[[Asked], Iterable[int]], now: float, is_fed: IsFed = _never
+    ) -> tuple[Asked, Decision] | None:
         """The next waiting request that can be placed by now, if any; to be called until there is none."""
         asked = self._parking.first()
         if asked is None:
             return None
         hashes = unpack(asked.wish.hashes)
         decision = self._decide(asked, hashes, nodes(asked), now)
-        if decision.choice.row >= 0 and all_queued(decision.snapshot, decision.knobs):
+        decision.fed = decision.choice.row >= 0 and is_fed(decision)
+        if decision.choice.row >= 0 and not decision.fed and all_queued(decision.snapshot, decision.knobs):
             return None
         self._parking.drop(asked.request)
         self._commit(asked, decision, hashes, now)
@@ -153,6 +165,20 @@ class Advisor:
     def decision(self, request: int) -> Decision | None:
         """The last decision about a request, if it is not too long ago."""
         return self._decisions.get(request)
+
+    def holding(self, names: Hashes) -> dict[int, int]:
+        """How many of these blocks, each by itself, a node holds; those that hold none are left out."""
+        found: dict[int, int] = {}
+        for name in names:
+            for rank, blocks in zip(self._seats.ranks, self.sources.overlaps(Hashes("Q", [name]))[-1], strict=True):
+                if rank is not None and blocks:
+                    found[rank[0]] = found.get(rank[0], 0) + 1
+        return found
+
+    def queued(self, nodes: Iterable[int]) -> list[tuple[Rank, int]]:
+        """The prefill tokens that wait on each rank of these nodes."""
+        pick = self._seats.rows(tuple(nodes))
+        return list(zip(pick(self._seats.ranks), pick(self.tracking.prefill_tokens), strict=True))
 
     @property
     def parked(self) -> int:
@@ -238,7 +264,7 @@ class Advisor:
             node=rank[0],
             rank=rank[1],
             tokens=prompt.tokens,
-            prefill_tokens=max(0, prompt.tokens - decision.cached * prompt.block_tokens),
+            prefill_tokens=0 if decision.fed else max(0, prompt.tokens - decision.cached * prompt.block_tokens),
             blocks=prompt.blocks,
             block_tokens=prompt.block_tokens,
             hashes=wish.hashes,

@@ -1,5 +1,7 @@
 """Pure. Why a request went where it went: what was known, what each candidate would have cost, and what decided."""
 
+from typing import Any
+
 from msgspec import Struct
 from msgspec.structs import asdict
 
@@ -21,6 +23,7 @@ class Decision(Struct, gc=False):
     snapshot: Snapshot
     choice: Choice
     knobs: Knobs
+    fed: bool = False  # somebody else computes the prompt
 
     @property
     def rank(self) -> Rank | None:
@@ -65,7 +68,7 @@ class Explanation(Struct):
     drawn: bool
     candidates: list[Candidate]  # the cheapest first
     left_out: int  # more candidates than are shown
-    knobs: dict[str, object]  # those that are not as they come
+    knobs: dict[str, Any]  # those that are not as they come
 
 
 def explain(decision: Decision) -> Explanation:

@@ -1,8 +1,9 @@
 """Pure. Every knob of KV-aware placing: its default, its reason, its range, and the names that others gave it.
 
 Costs are counted in blocks to be computed; lower is better. A block that is decoded from is only read. In Dynamo both
-weigh the same: with three or four long conversations at once on each worker that found 76 % of the tokens cached in the
-tests' fleet, a quarter finds 89 %, and 90 % is all there is (`tests/nodes/routing/test_fleet.py`).
+weigh the same: with three or four long conversations at once on each worker that found 75 % of the tokens cached in the
+tests' fleet; a twentieth finds 90 %, which is all there is (`tests/nodes/routing/test_fleet.py`). With sixteen at once
+on each of four real processes it is 97 % of the best possible, a quarter 92 % (`bench/fleet.py`).
 """
 
 from collections.abc import Mapping
@@ -13,6 +14,11 @@ from typing import get_args, get_type_hints
 from msgspec import Struct
 from msgspec.structs import asdict
 
+from mesh.placement import POLICIES
+
+KV = "kv"  # the policy that these knobs are of
+CHOICES = (KV, *(name for name in POLICIES if name != "direct"))
+SECOND_BEST = "least_loaded"  # where nothing is known of caches
 APPROXIMATE = ("ttl", "lru")
 QUEUES = ("fcfs", "lcfs", "wspt")
 
@@ -28,7 +34,7 @@ class Knobs(Struct, frozen=True):
     shared_credit: float = 0.5  # per block that only the shared store has: anybody can fetch it, nobody has it
     # --- What load costs ---
     prefill_load_scale: float = 1.0  # of a block to be computed; more: care for the first token, less: for the later
-    decode_weight: float = 0.25  # of a block in use: read at each step; at 1 conversations are driven from their caches
+    decode_weight: float = 0.05  # of a block in use: read at each step; at more conversations leave their caches
     active_request_weight: float = 0.0  # of each running request; for engines whose steps cost by request, not by block
     temperature: float = 0.0  # 0: the cheapest; more: draw by softmax over costs, so that routers do not march in step
     # --- What is counted as load ---

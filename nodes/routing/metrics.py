@@ -1,38 +1,48 @@
-"""Pure. What a router's metrics say of its index, its loads and its company."""
+"""Pure. What a router's metrics say of its indexes, its loads and its company, each by endpoint."""
+
+from collections.abc import Mapping
 
 from nodes.metrics import Family, Sample
 from nodes.routing.advisor import Advisor
 from nodes.routing.source import Staleness
 
 RANKS_MAX = 900  # with samples of their own: a family may have a thousand
+GAUGE, COUNTER = "gauge", "counter"
+ONE = (
+    ("wiremesh_index_blocks", GAUGE, "Distinct blocks in the index.", lambda one: one.sources.index.blocks),
+    ("wiremesh_index_pruned_blocks_total", COUNTER, "Blocks forgotten for want of room.", lambda one: _pruned(one)),
+    ("wiremesh_router_tracked_requests", GAUGE, "Requests that count as running.", lambda one: len(one.tracking)),
+    ("wiremesh_router_parked_requests", GAUGE, "Requests that wait for a worker.", lambda one: one.parked),
+    ("wiremesh_router_untold_total", COUNTER, "Messages to routers dropped.", lambda one: one.outbox.dropped),
+)
+EACH = (
+    ("wiremesh_index_behind_changes", GAUGE, "Changes known to be missed.", "behind"),
+    ("wiremesh_index_silent_seconds", GAUGE, "Since a worker last spoke of its cache.", "silent_s"),
+    ("wiremesh_index_exact_ratio", GAUGE, "1 where the view is what the worker holds.", "exact"),
+    ("wiremesh_index_held_blocks", GAUGE, "Blocks that the rank is known to hold.", "blocks"),
+    ("wiremesh_index_gaps_total", COUNTER, "Times that changes were missed.", "gaps"),
+    ("wiremesh_index_replays_total", COUNTER, "Times that they were asked for.", "replays"),
+    ("wiremesh_index_copies_total", COUNTER, "Times that all was copied.", "copies"),
+)
 
 
-def families(advisor: Advisor, now: float) -> list[Family]:
+def of(advisors: Mapping[str, Advisor], now: float) -> list[Family]:
     """All of them. How stale each rank's view is comes by worker and rank."""
-    sources = advisor.sources.staleness(now)[:RANKS_MAX]
-    index = advisor.sources.index
-    return [
-        _one("wiremesh_index_blocks", "gauge", "Distinct blocks in the index", index.blocks),
-        _one("wiremesh_index_pruned_blocks_total", "counter", "Blocks forgotten for want of room", index.pruned),
-        _one("wiremesh_router_tracked_requests", "gauge", "Requests that count as running", len(advisor.tracking)),
-        _one("wiremesh_router_parked_requests", "gauge", "Requests that wait for a worker", advisor.parked),
-        _one("wiremesh_router_untold_total", "counter", "Messages to other routers dropped", advisor.outbox.dropped),
-        _each("wiremesh_index_behind_changes", "gauge", "Changes known to be missed", sources, "behind"),
-        _each("wiremesh_index_silent_seconds", "gauge", "Since a worker last spoke of its cache", sources, "silent_s"),
-        _each("wiremesh_index_exact_ratio", "gauge", "1 where the view is what the worker holds", sources, "exact"),
-        _each("wiremesh_index_held_blocks", "gauge", "Blocks that the rank is known to hold", sources, "blocks"),
-        _each("wiremesh_index_gaps_total", "counter", "Times that changes were missed", sources, "gaps"),
-        _each("wiremesh_index_replays_total", "counter", "Times that they were asked for", sources, "replays"),
-        _each("wiremesh_index_copies_total", "counter", "Times that all was copied", sources, "copies"),
-    ]
+    found = {name: Family(name, kind, help, []) for name, kind, help, _ in (*ONE, *EACH)}
+    for endpoint, advisor in advisors.items():
+        for name, _, _, look in ONE:
+            found[name].samples.append(Sample({"endpoint": endpoint}, float(look(advisor))))
+        for one in advisor.sources.staleness(now):
+            for name, _, _, fact in EACH:
+                if len(found[name].samples) < RANKS_MAX:
+                    found[name].samples.append(_sample(endpoint, one, fact))
+    return list(found.values())
 
 
-def _one(name: str, kind: str, help: str, value: float) -> Family:
-    return Family(name, kind, help, [Sample(value=float(value))])
+def _sample(endpoint: str, one: Staleness, fact: str) -> Sample:
+    labels = {"endpoint": endpoint, "worker": f"{one.node:016x}", "rank": str(one.rank)}
+    return Sample(labels, float(getattr(one, fact)))
 
 
-def _each(name: str, kind: str, help: str, sources: list[Staleness], field: str) -> Family:
-    samples = [
-        Sample({"worker": f"{one.node:016x}", "rank": str(one.rank)}, float(getattr(one, field))) for one in sources
-    ]
-    return Family(name, kind, help, samples)
+def _pruned(advisor: Advisor) -> int:
+    return advisor.sources.index.pruned

@@ -17,7 +17,7 @@ STEPS_MAX = 64  # of an axis
 RETRIES = ("none", "quicker", "any")
 
 
-class Axis(Struct, frozen=True):
+class Axis(Struct, frozen=True, forbid_unknown_fields=True):
     """One side of the table: `steps` equal steps from `least` to `most`."""
 
     name: str  # one of AXES
@@ -32,7 +32,7 @@ class Axis(Struct, frozen=True):
         return max(0, min(self.steps - 1, int((value - self.least) / (self.most - self.least) * self.steps)))
 
 
-class Pool(Struct, frozen=True):
+class Pool(Struct, frozen=True, forbid_unknown_fields=True):
     """One pool."""
 
     name: str  # the namespace
@@ -40,7 +40,7 @@ class Pool(Struct, frozen=True):
     slowness: int = 0  # the quickest have the lowest
 
 
-class Override(Struct, frozen=True):
+class Override(Struct, frozen=True, forbid_unknown_fields=True):
     """Requests of these priorities go to this pool, whatever the table says."""
 
     least: int
@@ -48,7 +48,7 @@ class Override(Struct, frozen=True):
     pool: str
 
 
-class Table(Struct, frozen=True):
+class Table(Struct, frozen=True, forbid_unknown_fields=True):
     """Pools, and which of them serves what. `cells` has one pool's name for each cell, the last axis fastest."""
 
     pools: tuple[Pool, ...]
@@ -85,6 +85,7 @@ class PoolChoice(Struct, frozen=True):
 
     pools: tuple[str, ...]
     why: str
+    wanted: str = ""  # the one that the rules name
 
 
 def choose_pool(table: Table, target: Target, health: Mapping[str, Health]) -> PoolChoice:
@@ -95,12 +96,12 @@ def choose_pool(table: Table, target: Target, health: Mapping[str, Health]) -> P
     wanted, why = _wanted(table, target, serving)
     ready = [pool for pool in _order(table, wanted, serving) if health.get(pool.name, _DEAD).ready]
     if not ready:
-        return PoolChoice((), f"{why}, and no worker is ready there or wherever else it may go")
+        return PoolChoice((), f"{why}, and no worker is ready there or wherever else it may go", wanted.name)
     order = sorted(ready, key=lambda pool: health[pool.name].busy)  # stable: the busy ones last, else as they were
     if order[0] != wanted:
         state = "is busy" if health.get(wanted.name, _DEAD).ready else "has no worker"
         why += f", but {wanted.name} {state}: {order[0].name}"
-    return PoolChoice(tuple(pool.name for pool in order), why)
+    return PoolChoice(tuple(pool.name for pool in order), why, wanted.name)
 
 
 def _wanted(table: Table, target: Target, serving: Sequence[Pool]) -> tuple[Pool, str]:

@@ -41,24 +41,30 @@ class Publisher:
     # --- From the engine ---------------------------------------------------------------------------------
 
     def feed(self, events: Iterable[BlockEvent], medium: int = 0) -> None:
-        """What an engine step did to the cache in this medium: 0 the device, 1 the host, 2 the disk."""
+        """What an engine step did to the cache in this medium: 0 the device, 1 the host, 2 the disk.
+
+        What many sequences stored in a row is one change: a decoding engine fills a block here and there at each step.
+        """
+        found: list[list[int]] = [[] for _ in self._closures]
         for event in events:
             if event.kind == "stored":
-                self._stored(event, medium)
-            elif event.kind == "removed":
+                self._stored(event, medium, found)
+                continue
+            self._changed(Kind.STORED, found)
+            found = [[] for _ in self._closures]
+            if event.kind == "removed":
                 self._removed(event.hashes, medium)
             elif event.kind == "cleared":
                 self._cleared(medium)
+        self._changed(Kind.STORED, found)
+        self._recut()
 
-    def _stored(self, event: BlockEvent, medium: int) -> None:
-        found: list[list[int]] = [[] for _ in self._closures]
+    def _stored(self, event: BlockEvent, medium: int, found: list[list[int]]) -> None:
         parent = event.parent
         for name in event.hashes:
             for level in self._gained(name, medium):
                 found[level] += self._closures[level].store(name, parent)
             parent = name
-        self._changed(Kind.STORED, found)
-        self._recut()
 
     def _removed(self, hashes: Iterable[int], medium: int) -> None:
         lost: list[list[int]] = [[] for _ in self._closures]

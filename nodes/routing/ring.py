@@ -35,7 +35,11 @@ class Ring:
             self._bytes -= len(self._changes.popleft().hashes)
 
     def after(self, number: int) -> Iterator[Change] | None:
-        """All changes after this one; None if some are gone, or it is none of ours."""
+        """All changes after this one; None if some are gone, or it is none of ours.
+
+        Taken from the end: mostly it is the last few that are wanted, and there may be many before them.
+        """
         if not self.oldest - 1 <= number <= self.newest:
             return None
-        return islice(self._changes, number - self.oldest + 1, None)
+        last = list(islice(reversed(self._changes), self.newest - number))
+        return reversed(last)

@@ -28,6 +28,9 @@ class SplitKnobs(Struct, frozen=True):
             raise ValueError(f"policy is {self.policy!r}: it must be one of {', '.join(POLICIES)}")
 
 
+DEFAULTS = SplitKnobs()
+
+
 class Where(StrEnum):
     """Where a prompt is computed."""
 

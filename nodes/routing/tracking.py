@@ -108,7 +108,10 @@ class Tracking:
     # --- What workers say --------------------------------------------------------------------------------
 
     def report(self, rank: Rank, report: Report, now: float) -> None:
-        """A worker's own word on a rank's load."""
+        """A worker's own word on a rank's load.
+
+        What it may not know yet is not taken for ended; what it may know already is not taken for somebody else's.
+        """
         seat = self._seat(rank)
         there = report.running + report.waiting
         settled = [entry for entry in self._here[seat].values() if entry.at <= now - UNDER_WAY_S]
@@ -120,16 +123,16 @@ class Tracking:
             entry.checked = now
         prefill, blocks = 0, 0.0
         if report.blocks_total:  # it says more than how many requests there are
-            prefill = self._correct_prefill(settled, report.prefill_tokens)
-            young = sum(entry.blocks for entry in self._here[seat].values() if entry.at > now - UNDER_WAY_S)
-            blocks = max(0.0, report.blocks_used - max(0.0, self._paths.blocks.get(seat, 0) + self._own[seat] - young))
+            prefill = self._correct_prefill(seat, settled, report.prefill_tokens)
+            blocks = max(0.0, report.blocks_used - (self._paths.blocks.get(seat, 0) + self._own[seat]))
+        others = max(0, there - len(self._here[seat]))
         self.prefill_tokens[seat] += prefill - self._told[seat][0]
-        self.requests[seat] += there - len(settled) - self._told[seat][1]
-        self._told[seat] = (prefill, there - len(settled), blocks)
+        self.requests[seat] += others - self._told[seat][1]
+        self._told[seat] = (prefill, others, blocks)
         self.blocks_total[seat] = report.blocks_total
         self._sum_blocks(seat)
 
-    def _correct_prefill(self, settled: list[Entry], told: int) -> int:
+    def _correct_prefill(self, seat: int, settled: list[Entry], told: int) -> int:
         """Believe the worker on what is computed already; returns what it has queued that we do not know."""
         known = sum(entry.prefill_tokens for entry in settled)
         for entry in settled:
@@ -137,7 +140,7 @@ class Tracking:
                 break
             known -= entry.prefill_tokens
             self._computed(entry)
-        return max(0, told - known)
+        return max(0, told - sum(entry.prefill_tokens for entry in self._here[seat].values()))
 
     def gone(self, node: int) -> None:
         """A worker is gone, and all that ran there. To be called before its seats are given up."""

@@ -44,7 +44,7 @@ class Advice:
         require(stream.over is None, "10 silence", f"{name} is placed after its end")
         require(message.attempt == stream.attempt + 1, "8 attempts", f"{name} asks about {message.attempt}")
         require(message.length == len(stream.prompt) + stream.position, "3 positions", f"{name}: {message.length}")
-        barred = [label for label, until in stream.away.items() if until > self._clock.now]
+        barred = [label for label, until in stream.away.items() if until - SLACK_S > self._clock.now]
         nodes = [other.node.settings.node for other in self._world.processes() if other.label in barred]
         told = all(node in message.excluded for node in nodes)
         require(told, "14 willing", f"{name} does not tell its router to avoid {barred}")
@@ -72,7 +72,7 @@ class Advice:
         if not message.itinerary:
             require(not able, "17 advice", f"{process.label} names nobody, and {len(able)} could take it")
             return
-        chosen = message.itinerary[0]
+        chosen = message.itinerary[-1]
         require(chosen in able, "14 willing", f"{process.label} sends {message.request} to who cannot take it")
         self._spreads(process, able, chosen)
 
@@ -108,15 +108,20 @@ class Advice:
         if not advice.itinerary:
             return
         peers = process.node.peers.by_node
-        adviser, peer = peers.get(source.source.node.settings.node), peers.get(advice.itinerary[0])
+        adviser = peers.get(source.source.node.settings.node)
         request = process.node.owner.requests.get(message.request)
         mine = (advice.request, advice.attempt) == (message.request, message.attempt)
-        if not mine or adviser is None or adviser.zid != source.zid or peer is None or request is None:
+        if not mine or adviser is None or adviser.zid != source.zid or request is None:
             return
-        willing = peer.state is State.UP and not peer.draining and request.ask.endpoint in peer.offers
-        if willing and request.excluded.get(peer.node, 0.0) <= process.local():
-            there = link.target.node.settings.node == peer.node
-            require(there, "17 advice", f"{name} does not go where {source.name} says")
+        first = -1 if request.carries else 0  # whose cache lies ready needs the last stop only
+        for node, endpoint in zip(advice.itinerary, [*advice.endpoints, request.ask.endpoint], strict=False):
+            peer = peers.get(node)
+            if peer is None or peer.state is not State.UP or peer.draining or endpoint not in peer.offers:
+                return
+            if request.excluded.get(node, 0.0) > process.local():
+                return
+        there = link.target.node.settings.node == advice.itinerary[first]
+        require(there, "17 advice", f"{name} does not go where {source.name} says")
 
     def looks(self, process: "Process") -> None:
         """Nobody waits for a router that is gone."""
@@ -129,8 +134,8 @@ class Advice:
     def asked(self, stream: Stream) -> None:
         """A request begins. With a free worker in sight it is placed soon, whatever routers do."""
         process = stream.process
-        if isinstance(stream, ClientStream) and stream.call.pinned >= 0:
-            return
+        if stream.feeders or (isinstance(stream, ClientStream) and stream.call.pinned >= 0):
+            return  # it waits for what it needs
         known = process.instances.get(stream.endpoint, ())
         free = [
             other for other in self._world.processes()

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from mesh.core import Deliver
 from mesh.simulation.streams import ClientStream
 from nodes import generation
+from nodes.names import GENERATE, PREFILL
 from nodes.simulation.plan import ServingCall, generation_of, prompt_of, rows, undisturbed
 from proto.messages import Strength
 
@@ -27,6 +28,8 @@ class ServingStream(ClientStream):
         self.rows = rows(tokens, self.prompt, call.logprobs) if call.logprobs >= 0 else []
         self.payload = generation.encode(wanted) if call.wrong != "payload" else NO_GENERATION
         self.resumable = True
+        prefill = PREFILL + call.endpoint.removeprefix(GENERATE)
+        self.feeders = (prefill,) if any(prefill in place.offers for place in process.world.plan.places) else ()
         self.kills = 0  # workers that died of it
         self.lost = 0  # holders in a row that came to nothing
         self.let_go = False  # the last holder refused it or handed it over: that is no loss
@@ -38,6 +41,7 @@ class ServingStream(ClientStream):
         self.ask(
             call.window, call.patience_s, call.timeout_s,
             policy=call.policy, pinned=pinned, stall_s=call.stall_s, routed=call.routed, moves_max=call.moves_max,
+            needs=tuple(call.needs),
         )  # fmt: skip
         if call.cancel and call.when == "at":
             process.after(call.value, self.cancel)

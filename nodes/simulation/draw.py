@@ -4,7 +4,7 @@ from random import Random
 
 from mesh.routing import ROUTER as PLACES
 from mesh.simulation.plan import Fault, Work
-from nodes.names import GENERATE
+from nodes.names import GENERATE, PREFILL
 from nodes.simulation import faults
 from nodes.simulation.plan import CALM, FRONTEND, ROUTER, WORKER, ServingCall, ServingPlace, ServingPlan
 from nodes.simulation.plots import PLOTS, ROUTED, SWAYED
@@ -26,6 +26,7 @@ def draw(seed: int, profile: str = "serving") -> ServingPlan:
     places = _places(random, profile, plot)
     heal_s = random.choice(HEAL_S) if profile != CALM else 3.5
     calls = _calls(Random(f"{seed}/serving/calls"), places, profile, heal_s, plot)
+    _walks(Random(f"{seed}/serving/walks"), places, calls, profile)
     plan = ServingPlan(seed, profile, places, calls, [], heal_s=heal_s)
     if profile == CALM:
         return plan
@@ -88,6 +89,29 @@ def _worker(random: Random, number: int, tight: bool) -> ServingPlace:
         place.engine_queue = random.choice((1, 2))  # the engine's own queue, shorter than the worker thinks
         place.slots = place.engine_slots + 8
     return place
+
+
+def _walks(random: Random, places: list[ServingPlace], calls: list[ServingCall], profile: str) -> None:
+    """In some seeds prompts are computed elsewhere; in most, caches may move."""
+    workers = [place for place in places if place.kind == WORKER]
+    staging = random.choice((0, 12, 60, 200))
+    for place in workers:
+        place.staging = staging if random.random() < 0.9 else 0
+    if random.random() < 0.45:
+        return
+    model = workers[0].offers[0].removeprefix(GENERATE)
+    for number in range(random.choice((1, 1, 2))):
+        place = _worker(random, number, profile == "serving" and random.random() < 0.3)
+        place.name, place.offers = f"prefill{number}", [PREFILL + model]
+        place.staging = random.choice((0, 12, 60, 200, 200))
+        places.append(place)
+    for place in places:
+        if place.kind in (FRONTEND, ROUTER):
+            place.wants = [*place.wants, PREFILL]
+        place.splits = place.kind == ROUTER and random.random() < 0.7
+    for call in calls:
+        if call.endpoint == GENERATE + model and random.random() < 0.8:
+            call.needs, call.routed = [PREFILL + model], random.random() < 0.3
 
 
 def _vary(random: Random, place: ServingPlace, profile: str) -> None:

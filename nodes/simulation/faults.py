@@ -11,7 +11,7 @@ LAST_S = 0.5  # before the end, for what must still be restarted
 SIMPLE = (
     *("crash", "crash", "kill_acceptor", "freeze", "freeze", "suspend", "hang", "hang", "slow"),
     *("reset", "drop_after_submit", "cut", "cut", "drain", "drain", "forget_held", "forget_claim"),
-    *("engine_crash", "engine_crash", "engine_slow", "clock", "router", "router"),
+    *("kill_hander", "kill_hander", "engine_crash", "engine_crash", "engine_slow", "clock", "router", "router"),
 )  # fmt: skip
 LASTING = ("freeze", "suspend", "hang")
 
@@ -41,7 +41,12 @@ def one(random: Random, plan: ServingPlan, kind: str) -> Fault:
         victim = random.choice(workers) if random.random() < 0.7 else random.choice(frontends)
     fault = Fault(at_s, kind, BUSIEST if aimed else victim)
     room_s = plan.heal_s - LAST_S - at_s
-    if kind in ("crash", "kill_acceptor"):
+    if kind == "kill_hander":
+        fault.for_s, fault.amount = (
+            min(room_s, random.choice((0.05, 1.0))),
+            random.choice((0.0, 5.0, 40.0, 100.0, 300.0)),
+        )
+    elif kind in ("crash", "kill_acceptor"):
         fault.for_s = min(room_s, random.choice((0.05, 0.3, 1.0, 3.0)))
         fault.amount = random.choice((0, 0, OTHER_ADDRESS)) if plan.discovery else 0
     elif kind in LASTING:

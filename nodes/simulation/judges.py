@@ -4,6 +4,7 @@ from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
 
 from mesh.core import Finish, Leg
+from mesh.simulation import walks
 from mesh.simulation.network import Link
 from mesh.simulation.oracles import Oracles
 from mesh.simulation.streams import Stream
@@ -25,13 +26,11 @@ if TYPE_CHECKING:
 
 ENGINE_EVERY = 48  # events of the run between two looks at an engine's own invariants
 ASKED_EVERY = 8  # events of the run between two looks at whom somebody waits for
-KILLS_MAX = 3  # workers that one prompt may kill; two, unless its owner could not see the first one
+KILLS_MAX = 3  # workers that one prompt may kill; two, unless its owner could not see the first one; one more if fed
 
 
 class ServingOracles(Oracles):
     """The judges of one serving run."""
-
-    interest = (*Oracles.interest, Error)
 
     def __init__(self, world: "World") -> None:
         super().__init__(world)
@@ -56,8 +55,7 @@ class ServingOracles(Oracles):
         stream = process.streams.get(message.request) if type(message) is Error else None
         if stream is not None and stream.holder == link.source.label and stream.attempt == message.attempt:
             self.retries.heard(process, message)
-        if type(message) is not Error:
-            super().heard(process, link, message)
+        super().heard(process, link, message)
 
     def asked(self, stream: Stream) -> None:
         """A request begins."""
@@ -68,7 +66,7 @@ class ServingOracles(Oracles):
         self.advice.followed(process, link, message)
         stream = process.streams[message.request]
         assert isinstance(stream, ServingStream)
-        stream.lost += stream.attempt > 0 and not stream.let_go
+        stream.lost += stream.attempt > 0 and not stream.let_go and not walks.advances(stream, message.endpoint)
         stream.let_go = False
         most = stream.moves_max + self._world.drain_count
         name = f"{process.label}/{message.request}"
@@ -82,7 +80,7 @@ class ServingOracles(Oracles):
 
     def _credit(self, process: "Process", link: Link, message: Credit) -> None:
         super()._credit(process, link, message)
-        if any(process.streams[grant.request].alone for grant in message.grants):
+        if any(process.streams[grant.request].newest.alone for grant in message.grants):
             nemesis: Any = self._world.nemesis
             nemesis.allowed(link)
 
@@ -109,11 +107,13 @@ class ServingOracles(Oracles):
         owner = self._world.process_with(victim.owner)
         stream = owner.streams.get(victim.request) if owner is not None else None
         # What wakes up in an engine that hung, and had moved meanwhile, is the hang's fault.
-        if isinstance(stream, ServingStream) and stream.attempt == victim.attempt:
+        leg = stream.leg(victim.attempt, worker.label) if stream is not None else None
+        if isinstance(stream, ServingStream) and leg is not None and not leg.over:
             troubles = (self._world.troubles[place].count for place in (stream.process.place, worker.place))
             stream.kills += not any(troubles)  # what a partition hides nobody can count
             name = f"{stream.process.label}/{stream.request}"
-            require(stream.kills <= KILLS_MAX, "20 poison", f"{name} has killed {stream.kills} workers")
+            most = KILLS_MAX + bool(stream.feeders)
+            require(stream.kills <= most, "20 poison", f"{name} has killed {stream.kills} workers")
 
     # --- Endings -----------------------------------------------------------------------------------------------
 
@@ -146,7 +146,7 @@ class ServingOracles(Oracles):
         """The caller is told what the last holder saved, if anything came of it."""
         owner = stream.process.node.settings.node
         saved = self._found.get(Leg(owner, stream.request, stream.attempt), 0)
-        if saved and not stream.fruitless and end.cached != saved:
+        if saved and not stream.newest.fruitless and not (stream.handles or stream.feeders) and end.cached != saved:
             return f"{end.cached} cached tokens, not {saved}"
         return None if end.cached <= len(stream.prompt) else f"{end.cached} cached tokens of {len(stream.prompt)}"
 
@@ -155,8 +155,8 @@ class ServingOracles(Oracles):
         if (complaint := self.suspects.accused(self._world, stream, end)) is not None:
             return complaint
         alone = not self.suspects.cleared(stream)
-        innocent = not stream.order.poison and alone and self._deaths.get(stream.holder, False)
-        return f"{stream.holder} died of another prompt, beside which it should not have been" if innocent else None
+        innocent = not stream.order.poison and alone and self._deaths.get(stream.accused, False)
+        return f"{stream.accused} died of another prompt, beside which it should not have been" if innocent else None
 
 
 def _complete(oracles: ServingOracles, stream: ServingStream, end: Finish) -> str | None:

@@ -36,6 +36,8 @@ class ServingPlace(Place):
     decode_ms: float = 40.0
     prefill_ms: float = 0.5  # for each token
     policy: str = "round_robin"  # of a router
+    staging: int = 0  # blocks of memory to hand over in
+    splits: bool = False  # a router: it knows of prefill workers, and sends every prompt there first
 
 
 class ServingCall(Call):

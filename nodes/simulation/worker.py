@@ -11,13 +11,15 @@ from zlib import crc32
 
 from msgspec import structs
 
-from mesh.core import Event, Failed, Finished, Halt, Hint, Leg, Pause, Progressed, Start, Stepped, Unpause, Yielded
+from mesh.core import Event, Failed, Finished, Go, Halt, Hint, Leg, Pause, Progressed, Start, Stepped, Unpause, Yielded
 from mesh.settings import Settings
 from mesh.simulation.process import Process
 from mesh.simulation.violation import require
 from nodes.engines.contract import Job, Step
 from nodes.engines.sim import Crashed, Fault, SimEngine
+from nodes.handing import Handing
 from nodes.host_core import PacedHost
+from nodes.simulation.dock import SimDock
 from nodes.simulation.plan import POISON, ServingPlace, engine_settings
 from proto.messages import Offer
 
@@ -49,7 +51,7 @@ class WatchedEngine(SimEngine):
 
     def step(self) -> Step:
         told = self._fault is Fault.CRASH
-        jobs = {running.key: running.job for running in (*self._scheduler.waiting, *self._scheduler.filling)}
+        jobs = {key: running.job for key, running in self._scheduler._all.items()}
         try:
             step = super().step()
         except Crashed:
@@ -58,7 +60,7 @@ class WatchedEngine(SimEngine):
                 self.victim = dead.key  # type: ignore[assignment]
             raise
         for output in step.outputs:
-            if output.cached_tokens:
+            if output.cached_tokens and output.key in jobs:  # else it was cancelled since
                 self.found(jobs[output.key], output.cached_tokens)
         return step
 
@@ -91,7 +93,12 @@ class Worker(Process):
         self.engine.found = lambda job, tokens: judges.found_in_cache(self, job.key, tokens, job)
         card = self.engine.start()
         self.slots = card.slots
-        self.host = PacedHost(self.engine, card.vocabulary)
+        handing = Handing(card.layout)
+        self.host = PacedHost(self.engine, card.vocabulary, handing=handing)
+        assert card.layout is not None
+        self.dock = SimDock(self, self.place_of.staging, card.layout.block_bytes)
+        if self.place_of.staging:
+            handing.rooms.open(self.dock, self.place_of.staging)
         self.hands_over = self.place_of.hand_over
         self.dying = False
         self._armed_for = inf
@@ -124,6 +131,10 @@ class Worker(Process):
             for leg, _, _ in event.made:
                 self.oracles.suspects.made(leg)
         self.run(event)
+
+    def refresh(self) -> None:
+        """The data plane had something to say."""
+        self._arm()
 
     def _arm(self) -> None:
         if self._turning or self.dying:
@@ -186,17 +197,29 @@ class Worker(Process):
     def _hint(self, effect: Hint) -> None:
         if effect.leg in self.handlers:
             self.handlers[effect.leg].hinted = True
-        self.host.hint(effect, self.local())
+        for event in self.host.hint(effect, self.local()):
+            self._post(event)
+        self._arm()
+
+    def _go(self, effect: Go) -> None:
+        self.host.go(effect, self.local())
         self._arm()
 
     def _halt(self, effect: Halt) -> None:
         if effect.leg in self.handlers:
             self.handlers[effect.leg].halting = True
-        self.host.halt(effect, self.local())
+        for event in self.host.halt(effect, self.local()):
+            self._post(event)
         self._arm()
-        due = self.host.deadline()
+        due = self.host._due if self.host._step is not None else self.local()
         if due < inf:
             self.after(max(0.0, due - self.local()) + DRIFT_S, self._look_at_freed, effect.leg)
+
+    def forget(self, leg: Leg) -> None:
+        """A job runs for nobody any more; what waits for a word that will never come would wait for ever."""
+        super().forget(leg)
+        self.host.halt(Halt(leg), self.local())
+        self._arm()
 
     def _look_at_freed(self, leg: Leg) -> None:
         """At the end of the step that ran when it was cancelled, its slot and its blocks are free."""

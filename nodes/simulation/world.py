@@ -2,6 +2,7 @@
 
 from msgspec import structs
 
+from mesh.aide import Aide
 from mesh.settings import Settings
 from mesh.simulation.nemesis import Nemesis
 from mesh.simulation.oracles import Oracles
@@ -10,6 +11,8 @@ from mesh.simulation.process import Process
 from mesh.simulation.streams import ClientStream
 from mesh.simulation.violation import require
 from mesh.simulation.world import World
+from nodes.routing.placer import Placer
+from nodes.routing.split import SplitKnobs
 from nodes.simulation.caller import ServingStream
 from nodes.simulation.judges import ServingOracles
 from nodes.simulation.nemesis import ServingNemesis
@@ -25,7 +28,12 @@ class Router(Process):
         assert isinstance(self.spec, ServingPlace)
         return structs.replace(super()._settings(node, incarnation), policy=self.spec.policy)
 
+    def _aide(self) -> Aide | None:
+        assert isinstance(self.spec, ServingPlace)
+        return Placer(self.spec.policy, splitting=SplitKnobs(uncached_tokens_max=0)) if self.spec.splits else None
 
+
+STAY_S = 0.1  # between two looks at whether somebody who leaves is still needed
 KINDS = {WORKER: Worker, ROUTER: Router}
 
 
@@ -56,7 +64,25 @@ class ServingWorld(World):
                 load = process.engine.load()
                 if load.running or load.waiting or load.blocks_used or process.host.core.runs:
                     return f"the engine of {process.label} still has {load}, {list(process.host.core.runs)}"
+                if rooms := process.host.core.handing.rooms.all:
+                    return f"{process.label} still has {len(rooms)} rooms, {list(rooms.values())[:3]}"
         return ""
+
+    def departed(self, process: Process) -> None:
+        """It has said Bye; it stays until what it has kept for others was fetched, or nobody came for it."""
+        if isinstance(process, Worker) and process.host.core.handing.offers and process.alive:
+            process.departed = True
+            self.clock.at(self.clock.now + STAY_S, self.departed, process)
+        else:
+            super().departed(process)
+
+    def _stats(self) -> dict[str, int]:
+        stats = super()._stats()
+        for process in self.processes():
+            if isinstance(process, Worker):
+                for name, count in process.host.core.handing.counts.items():
+                    stats[f"handing.{name}"] = stats.get(f"handing.{name}", 0) + count
+        return stats
 
     def _unlinked(self, process: Process) -> str:
         """Whom it wants and cannot reach; and whether it knows whom it can."""
@@ -82,7 +108,7 @@ class ServingWorld(World):
             return  # a prompt may be a fault, and so may too much work
         super()._undisturbed()
         for stream in self.oracles.streams:
-            once = stream.attempt <= 1 + stream.rejects + stream.retried
+            once = stream.attempt <= 1 + stream.advances + stream.rejects + stream.retried
             require(once, "22 moves", f"{stream.process.label}/{stream.request} took {stream.attempt} attempts")
 
 

@@ -29,9 +29,13 @@ class Size(Struct, frozen=True):
 
 
 def written(
-    messages: Sequence[Plain], clips: Sequence[Clip], marks: Mapping[str, str], render: Callable[..., str]
+    messages: Sequence[Plain],
+    clips: Sequence[Clip],
+    marks: Mapping[str, str],
+    render: Callable[[Sequence[Plain]], str],
+    refusal: type[Exception],
 ) -> str:
-    """The prompt's text, with one placeholder for each clip. Raises Misplaced, and what `render` raises at last."""
+    """The prompt's text, with one placeholder for each clip. Raises Misplaced, and the `refusal` of `render`."""
     for text in texts(messages):
         for mark in marks.values():
             if mark in text:
@@ -41,7 +45,7 @@ def written(
         found = render(messages)
         if holds(found, wanted):
             return found
-    except ValueError:
+    except refusal:
         pass  # it wants text
     found = render([{**message, "content": flat(message["content"], marks)} for message in messages])
     if not holds(found, wanted):

@@ -8,13 +8,13 @@ PIECE_BYTES = 4 * CHUNK_BYTES  # one message: 0.2 ms of an event loop, so that a
 STEP_BYTES = 8 * MIB  # one go of the copying thread while several moves take turns: a millisecond or two
 STEP_ALONE_BYTES = 256 * MIB  # while there is one: the C library copies faster in one go; a cancel waits for 30 ms
 WINDOW_BYTES = 16 * MIB  # under way for one pull: 8 ms of a fast link, so that a busy machine does not starve it
-WINDOWS_BYTES = 64 * MIB  # under way for all pulls: what may wait in our memory, shared by those that run
+WINDOWS_BYTES = 128 * MIB  # under way for all pulls: what may wait in our memory, shared by those that run
 CONTROL_BYTES_MAX = 4 * KIB  # any message of the bulk link without its payload
 MEMORY_BYTES_MAX = 2**44  # one memory: 16 TiB is more than a host has
 
 # --- Counts ------------------------------------------------------------------------------------
 PIECES_MAX = 65_536  # of one handle: a million tokens in blocks of 16, and 1 MiB of a message
-PULLS_RUNNING_MAX = 8  # at once: more would only make each slower
+PULLS_RUNNING_MAX = 32  # at once; most of them wait for an owner that still computes, and must hold up nobody
 PULLS_WAITING_MAX = 4_096  # the next one is refused: who has that many needs another node
 SERVES_MAX = 4_096  # pulls that one plane answers at once
 EXPORTS_MAX = 8_192  # slots of the ledger: 64 KiB of shared memory

@@ -58,6 +58,26 @@ def test_each_gets_the_flags_of_the_mesh_and_workers_their_own() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("topology", "more", "names"),
+    [
+        ("agg", {"workers": 2}, "worker-1 worker-2"),
+        ("pd", {"decode": 2}, "decode-1 decode-2 prefill-1 router-1"),
+        ("epd", {"encoders": 2}, "decode-1 prefill-1 encoder-1 encoder-2 router-1"),
+        ("e-pd", {"routers": 0}, "worker-1 encoder-1"),
+        ("ep-d", {"prefill": 2, "routers": 2}, "decode-1 prefill-1 prefill-2 router-1 router-2"),
+    ],
+)
+def test_each_shape_has_its_nodes(topology: str, more: dict[str, int], names: str) -> None:
+    found = commands(UpFlags(topology=topology, **more))  # type: ignore[arg-type]
+    assert " ".join(found) == f"{names} frontend-1"
+    for name, words in found.items():
+        kind = name.partition("-")[0]
+        apart = kind in ("decode", "prefill", "encoder")
+        assert words.startswith("worker " if apart else f"{kind} ")
+        assert (f"--role {kind}" in words) == apart
+
+
 def test_only_flags_that_were_given_are_passed_on(parser: argparse.ArgumentParser) -> None:
     given = parser.parse_args(["--mesh", "blue", "--drain-s", "3", "--workers", "2", "--", "--speedup", "0"])
     assert up.mesh_words(given) == ("--mesh", "blue", "--drain-s", "3.0")
@@ -98,6 +118,9 @@ def test_the_url(host: str, environment: dict[str, str], url: str) -> None:
         ({"workers": -1}, "--workers is -1"),
         ({"frontends": 1_000}, "--frontends is 1000"),
         ({"workers": 0, "frontends": 0}, "nothing would run"),
+        ({"topology": "star"}, "--topology is 'star': it must be one of agg, pd, epd, e-pd, ep-d"),
+        ({"prefill": 2}, "--prefill does not belong to --topology agg; it does to --topology pd"),
+        ({"topology": "pd", "workers": 2}, "--workers does not belong to --topology pd; it does to --topology agg"),
         ({"port": 65_536}, "--port is 65536"),
     ],
 )

@@ -49,7 +49,7 @@ def test_variables_are_read_as_flags_are() -> None:
         (WorkerFlags, {"queue": -1}, "--queue is -1"),
         (WorkerFlags, {"threads": -1}, "--threads is -1"),
         (WorkerFlags, {"engine": "x"}, "--engine is 'x'"),
-        (RouterFlags, {"policy": "best"}, "--policy is 'best': it must be one of round-robin, random"),
+        (RouterFlags, {"policy": "best"}, "--policy is 'best': it must be one of kv, round-robin, random"),
         (RouterFlags, {"policy": "direct"}, "--policy is 'direct'"),
         (DrainFlags, {"grace_s": -2.0}, "--grace-s is -2.0"),
         (DrainFlags, {"wait_s": float("nan")}, "--wait-s is nan"),

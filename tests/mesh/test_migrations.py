@@ -32,7 +32,7 @@ def test_a_holder_that_leaves_hands_over(wire: Wire) -> None:
     wire.tell(holder, Checkpointed(leg, b"one"))
     wire.tell(holder, Leave(10.0))
     wire.settle()
-    assert wire.did(holder, Halt) == [Halt(leg)]
+    assert wire.did(holder, Halt) == [Halt(leg, keep=True)]
     wire.tell(holder, Yielded(leg))
     wire.settle()
     (migrate,) = wire.said(holder, client, Migrate)
@@ -120,7 +120,7 @@ def test_a_holder_without_anybody_to_hand_over_to_waits_for_one(wire: Wire) -> N
     wire.advance(5.0)
     assert not wire.did(worker, Halt)
     wire.tell(worker, Found(wire.nodes[wire.worker()].record()))
-    assert wire.did(worker, Halt) == [Halt(leg)]
+    assert wire.did(worker, Halt) == [Halt(leg, keep=True)]
 
 
 @pytest.mark.parametrize("strength", Strength)

@@ -115,7 +115,7 @@ def test_a_suspect_sends_others_away_who_can_go(wire: Wire) -> None:
     spare = wire.worker()
     client, worker, running, suspect = suspect_at_a_busy_node(wire, spare)
     (leg,) = (start.leg for start in wire.did(worker, Start))
-    assert wire.did(worker, Halt) == [Halt(leg)]
+    assert wire.did(worker, Halt) == [Halt(leg, keep=True)]
     wire.meet(client, spare)
     wire.tell(worker, Yielded(leg))
     wire.settle()

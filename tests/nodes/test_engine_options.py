@@ -7,9 +7,10 @@ import pytest
 from mesh.options import OptionRefused
 from nodes.engine_options import EngineOptions, points
 from nodes.engines.timing import Timing
+from nodes.transfer.causes import Way
 
 MISTAKES: list[tuple[dict[str, Any], str]] = [
-    ({"engine": "cuda"}, "--engine is 'cuda': it must be numpy or sim"),
+    ({"engine": "cuda"}, "--engine is 'cuda': it must be numpy, transformers or sim"),
     ({"slots": -1}, "--slots is -1"),
     ({"slots": 100_000}, "--slots is 100000: it must be between 0 and 4096"),
     ({"context": -5}, "--context is -5"),
@@ -22,10 +23,14 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"engine": "sim", "decode_ms": ("10:1", "10:2")}, "--decode-ms is '10:1 10:2': the tokens must ascend"),
     ({"engine": "sim", "decode_ms": ("1:-1",)}, "must be 0 or more"),
     ({"engine": "sim", "fault": "boom"}, "--fault is 'boom': it must be crash, hang or slow"),
+    ({"role": "cook"}, "--role is 'cook': it must be worker, prefill, decode or encoder"),
+    ({"role": "prefill", "enforce_disagg": True}, "--enforce-disagg is for --role decode, not prefill"),
+    ({"kv_staging_bytes": -1}, "--kv-staging-bytes is -1: it must be bytes, 0 or more"),
+    ({"transports": "shared,pigeon"}, "'pigeon' is no transport; there are shared, nixl, bulk"),
     ({"speedup": 0.0}, "--speedup is for --engine sim, not numpy"),
     ({"fault": "crash"}, "--fault is for --engine sim, not numpy"),
     ({"engine": "sim", "exact": True}, "--exact is for --engine numpy, not sim"),
-    ({"engine": "sim", "kv_bytes": 5}, "--kv-bytes is for --engine numpy, not sim"),
+    ({"engine": "sim", "kv_bytes": 5}, "--kv-bytes is for --engine numpy or transformers, not sim"),
 ]
 
 
@@ -41,3 +46,9 @@ def test_tables_become_a_timing() -> None:
     assert options.timing == Timing(2.0, ((0.0, 10.0), (1000.0, 40.5)), ((0.0, 20.0),))
     assert EngineOptions().timing == Timing()
     assert points(()) == ()
+
+
+def test_transports_are_an_order() -> None:
+    assert EngineOptions().ways == (Way.SHARED, Way.BULK)
+    assert EngineOptions(transports="bulk, shared,bulk").ways == (Way.BULK, Way.SHARED)
+    assert EngineOptions(transports="").ways == ()

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -72,7 +72,7 @@ def play(kind: type[Host], engine: Engine, body: Body) -> None:
 
     async def main() -> None:
         listener = Listener()
-        host = kind(engine, engine.start(), "x", listener.crashed)
+        host = kind(engine, engine.start(), "generate/x", listener.crashed)
         host.attach(listener.post, asyncio.get_running_loop())
         try:
             await body(host, listener)
@@ -256,9 +256,18 @@ class Slow:
         self.jobs.append(job)
         return None
 
-    def cancel(self, key: object) -> None:
+    def cancel(self, key: object, out: memoryview | None = None) -> int:
         self.cancelled.append(key)
         self.jobs = [job for job in self.jobs if job.key != key]
+        return 0
+
+    def land(self, key: object, source: memoryview | None, positions: int, tokens: Sequence[int]) -> None:
+        raise AssertionError("nothing lands here")
+
+    def attach(self, below: object) -> None:
+        raise AssertionError("there is nothing below")
+
+    def stir(self) -> None: ...
 
     def step(self) -> Step:
         self.in_step.set()

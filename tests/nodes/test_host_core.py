@@ -16,7 +16,8 @@ from nodes.engines.scheduler import Limits
 from nodes.engines.sim import Crashed, Fault, Settings, SimEngine, continuation
 from nodes.engines.timing import Timing
 from nodes.generation import Generation
-from nodes.host_core import HostCore, families
+from nodes.host_core import HostCore
+from nodes.host_metrics import families
 from proto.errors import Reason
 from tests.nodes.hosting import AT_ONCE, CONTEXT, PACED, RANGE, STEP_S, Play, engine_of, start_of
 
@@ -330,15 +331,15 @@ def test_an_output_of_somebody_unknown_is_no_leg() -> None:
 def test_a_job_says_what_was_meant() -> None:
     play = Play(engine_of())
     wanted = Generation(9, 2, (3,), True, Sampling(seed=4), "salt", 5)
-    job = play.host.core.start(start_of(0, [1], [2], wanted))
-    assert isinstance(job, Job)
-    assert job == Job(Leg(7, 0, 1), [1], [2], 9, 2, (3,), True, Sampling(seed=4), "salt", 5)
+    assert play.host.core.start(start_of(0, [1], [2], wanted), 0.0) == []
+    [job] = play.host.core.commands
+    assert job == Job(Leg(7, 0, 1), [1], [2], 9, 2, (3,), True, Sampling(seed=4), "salt", 5, media=[])
 
 
 def test_who_knows_other_files_is_sent_elsewhere() -> None:
     core = HostCore(digest="ours")
     for digest, taken in (("", True), ("ours", True), ("theirs", False)):
-        made = core.start(start_of(len(core.runs), [1], [], Generation(digest=digest)))
-        assert isinstance(made, Failed) != taken
-        assert taken or (isinstance(made, Failed) and made.retryable and made.reason is Reason.INVALID)
+        made = core.start(start_of(len(core.runs), [1], [], Generation(digest=digest)), 0.0)
+        assert bool(made) != taken
+        assert taken or (isinstance(made[0], Failed) and made[0].retryable and made[0].reason is Reason.INVALID)
     core.check()

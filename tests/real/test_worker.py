@@ -189,6 +189,7 @@ def test_a_cancel_gives_the_room_back(place: Place) -> None:
             "waiting": 0,
             "blocks_used": 0,
             "blocks_total": 16384,
+            "prefill_tokens": 0,
         }
 
     play(place.join, body)

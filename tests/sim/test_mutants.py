@@ -8,7 +8,7 @@ from mesh.simulation import mutants
 from mesh.simulation.mutations import MUTATIONS
 
 ROOT = Path(__file__).parents[2]
-AT_LEAST = 56
+AT_LEAST = 70
 STAGE = "mesh.simulation.stage"
 
 
@@ -27,7 +27,9 @@ def test_there_are_enough() -> None:
     assert len(set(names)) == len(names)
 
 
-@pytest.mark.parametrize("name", ["one_token_short", "credit_ignored", "no_tombstone", "old_hello_taken"])
+@pytest.mark.parametrize(
+    "name", ["one_token_short", "credit_ignored", "no_tombstone", "old_hello_taken", "fed_with_nothing"]
+)
 def test_it_is_noticed(name: str) -> None:
     found = mutants.run(name, 60, STAGE)
     assert found["seed"] >= 0, found

@@ -2,6 +2,7 @@
 
 Llama, Mistral, Qwen2 and Qwen3 are one architecture: they differ in biases, in norms of queries and keys, in which
 layers see a window only, and in how rotary positions are scaled. Whatever else a file asks for is refused by name.
+A model that sees or hears is one of them inside: its shape is in `text_config`, and `senses.py` reads the rest.
 """
 
 from collections.abc import Mapping
@@ -10,7 +11,26 @@ from typing import Any
 from msgspec import Struct
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+WRAPPERS = {"llava": "llama", "qwen2_audio": "qwen2"}  # and which family is meant if `text_config` does not say
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
+
+
+# What a `text_config` leaves out where it is the default of its family in `transformers`.
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "llama": {"hidden_size": 4096, "intermediate_size": 11008, "max_position_embeddings": 2048, "vocab_size": 32000},
+    "mistral": {"hidden_size": 4096, "intermediate_size": 14336, "num_key_value_heads": 8, "vocab_size": 32000},
+    "qwen2": {"hidden_size": 4096, "intermediate_size": 22016, "max_position_embeddings": 32768, "vocab_size": 151936},
+}
+DEPTH = {"num_hidden_layers": 32, "num_attention_heads": 32}  # likewise, of all three
+PREFIXES = (
+    ("model.language_model.", "model."),
+    ("language_model.model.", "model."),
+    ("language_model.lm_head.", "lm_head."),
+    ("model.vision_tower.", "vision_tower."),
+    ("model.audio_tower.", "audio_tower."),
+    ("model.multi_modal_projector.", "multi_modal_projector."),
+    ("vision_tower.vision_model.", "vision_tower."),
+)  # of tensors: what versions of `transformers` write, and what we say
 
 
 class Unsupported(Exception):
@@ -46,9 +66,10 @@ class Config(Struct, frozen=True):
 
 def config_of(raw: Mapping[str, Any]) -> Config:
     """Read `config.json`; raises Unsupported."""
+    raw = text_of(raw)
     family = raw.get("model_type")
     if family not in FAMILIES:
-        raise Unsupported(f"model_type {family!r} is none of {', '.join(FAMILIES)}")
+        raise Unsupported(f"model_type {family!r} is none of {', '.join((*FAMILIES, *WRAPPERS))}")
     if raw.get("quantization_config"):
         raise Unsupported("quantized weights are not supported")
     if raw.get("hidden_act", "silu") not in ("silu", "swish"):
@@ -78,6 +99,29 @@ def config_of(raw: Mapping[str, Any]) -> Config:
         windows=windows_of(raw, layers),
         eos_tokens=tokens_of(raw.get("eos_token_id")),
     )
+
+
+def text_of(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The part of `config.json` that is about text: all of it, or `text_config` with what that leaves out."""
+    usual = WRAPPERS.get(str(raw.get("model_type")))
+    if usual is None:
+        return raw
+    given = raw.get("text_config") or {}
+    if not isinstance(given, Mapping):
+        raise Unsupported("config.json says a text_config that is no object")
+    family = given.get("model_type", usual)
+    known = DEPTH | DEFAULTS[family] if family in DEFAULTS else {}
+    tied = raw.get("tie_word_embeddings") or given.get("tie_word_embeddings")
+    own = {name: raw[name] for name in ("eos_token_id", "quantization_config") if raw.get(name)}
+    return {**known, **given, **own, "model_type": family, "tie_word_embeddings": bool(tied)}
+
+
+def canonical(name: str) -> str:
+    """The name of a tensor in words that do not depend on the version that wrote it."""
+    for theirs, ours in PREFIXES:
+        if name.startswith(theirs):
+            name = ours + name[len(theirs) :]
+    return name
 
 
 def number(raw: Mapping[str, Any], name: str) -> int:

@@ -14,12 +14,17 @@ from msgspec import Struct
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
+from nodes.engines.below import Below
 from nodes.engines.contract import Card, EngineLoad, Job, Logprobs, Output, Step
+from nodes.engines.media import misplaced
 from nodes.engines.numpy.attention import Span, runs_of
 from nodes.engines.numpy.config import Config, Unsupported, config_of, tokens_of
+from nodes.engines.numpy.exchange import Exchange
 from nodes.engines.numpy.model import Model, load
+from nodes.engines.numpy.placing import lacking, parts_of, placed, without
 from nodes.engines.numpy.sampling import choose, is_plain
-from nodes.engines.scheduler import Limits, Part, Plan, Running, Scheduler
+from nodes.engines.numpy.towers import media_of
+from nodes.engines.scheduler import Limits, Plan, Running, Scheduler
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -49,13 +54,15 @@ class NumpyEngine:
         self._settings = settings
         self._model: Model | None = None
         self._scheduler: Scheduler | None = None
+        self._sees = False  # whether a job ever had pictures or sounds in its prompt
 
     def start(self) -> Card:
         folder = Path(self._settings.folder)
         config, eos_tokens = configuration(folder)
         limits = limits_of(self._settings, config, eos_tokens)
-        self._scheduler = Scheduler(limits, xxh3_64_intdigest)
         self._model = load(config, folder, limits.context, limits.blocks * limits.block_tokens, self._settings.exact)
+        exchange = Exchange(self._model.keys, self._model.values, limits.block_tokens)
+        self._scheduler = Scheduler(limits, xxh3_64_intdigest, exchange)
         return Card(
             engine="numpy",
             model=folder.resolve().name,
@@ -65,20 +72,31 @@ class NumpyEngine:
             block_tokens=limits.block_tokens,
             blocks=limits.blocks,
             eos_tokens=eos_tokens,
+            step_tokens=limits.step_tokens,
+            layout=exchange.layout,
+            media=media_of(folder),
         )
 
     def submit(self, job: Job) -> str | None:
         strange = [token for token in job.sampling.logit_bias if not 0 <= token < self._running.limits.vocabulary]
         if strange:
             return f"logit_bias names token {strange[0]}, which is none"
+        if job.media:
+            assert self._model is not None
+            if text := misplaced(job.media, len(job.prompt), self._model.config.width):
+                return text
+            self._sees = True
         return self._running.submit(job)
 
-    def cancel(self, key: Hashable) -> None:
-        self._running.cancel(key)
+    def cancel(self, key: Hashable, out: memoryview | None = None) -> int:
+        return self._running.cancel(key, out)
+
+    def land(self, key: Hashable, source: memoryview | None, positions: int, tokens: Sequence[int]) -> None:
+        self._running.land(key, source, positions, tokens)
 
     def step(self) -> Step:
         scheduler = self._running
-        plan = scheduler.plan()
+        plan = self._plan()
         if not plan.decoding and not plan.parts:
             return Step(scheduler.reports(), scheduler.events())
         computed = plan.computed
@@ -86,7 +104,8 @@ class NumpyEngine:
         outputs = scheduler.apply(plan, tokens, logprobs)
         for running in failed:
             scheduler.fail(running, OVERFLOWED)
-        return Step(outputs + scheduler.reports(), scheduler.events(), computed)
+        prefilled = sum(part.count for part in plan.parts)
+        return Step(outputs + scheduler.reports(), scheduler.events(), computed, prefilled)
 
     def load(self) -> EngineLoad:
         return self._running.load()
@@ -98,7 +117,15 @@ class NumpyEngine:
         """End all jobs and forget all prefixes."""
         return self._running.clear()
 
+    def attach(self, below: Below) -> None:
+        self._running.attach(below)
+
+    def stir(self) -> None:
+        self._running.stir()
+
     def stop(self) -> None:
+        if self._scheduler is not None:
+            self._scheduler.stop()
         self._model = self._scheduler = None
 
     def check(self) -> None:
@@ -110,15 +137,28 @@ class NumpyEngine:
         assert self._scheduler is not None, "start it first"
         return self._scheduler
 
+    def _plan(self) -> Plan:
+        """What can be computed of the scheduler's plan: a sequence may lack what it is to see."""
+        plan = self._running.plan()
+        if not self._sees:
+            return plan
+        assert self._model is not None
+        blind = lacking(plan, self._model.config.width)
+        for running, text in blind:
+            self._running.fail(running, text)
+        return without(plan, [running for running, _ in blind]) if blind else plan
+
     def _logits(self, plan: Plan) -> Floats:
         """One row for each of the plan's heads."""
         assert self._model is not None
-        parts = [Part(running, len(running.tokens) - 1, 1) for running in plan.decoding] + plan.parts
+        parts = parts_of(plan)
         size = self._settings.block_tokens
         tokens: list[int] = []
-        positions, slots, spans = [], [], []
+        positions, slots, spans, media = [], [], [], []
         for part in parts:
             running, stop = part.running, part.start + part.count
+            if running.job.media:
+                media += placed(part, len(tokens))
             spans.append(Span(len(tokens), len(tokens) + part.count, part.start, runs_of(running.blocks, size, stop)))
             tokens += running.tokens[part.start : stop]
             position = np.arange(part.start, stop)
@@ -127,7 +167,7 @@ class NumpyEngine:
         whole = [part.start + part.count == len(part.running.tokens) for part in parts]
         heads = [span.last - 1 for span, is_whole in zip(spans, whole, strict=True) if is_whole]
         place = np.concatenate(positions), np.concatenate(slots)
-        return self._model.logits(np.asarray(tokens), *place, spans, np.asarray(heads, np.int64))
+        return self._model.logits(np.asarray(tokens), *place, spans, np.asarray(heads, np.int64), media)
 
     def _sample(self, plan: Plan, logits: Floats) -> tuple[list[int], list[Logprobs | None], list[Running]]:
         """A token for each head. A head whose logits are no numbers leaves the plan."""

@@ -60,10 +60,11 @@ class Matrix:
         return all(np.array_equal(first, other) for other in [np.stack(alone), *rolled])
 
     def _tiled(self, rows: Floats, tile: int) -> Floats:
+        """All tiles by one panel, then by the next: a panel is read from memory once."""
         count = len(rows)
         tiles = -(-count // tile)
         padded = np.zeros((tiles * tile, self.inputs), np.float32)
         padded[:count] = rows
-        product = np.matmul(padded.reshape(tiles, 1, tile, self.inputs), self.panels)  # tiles, panels, rows, columns
-        joined: Floats = product.transpose(0, 2, 1, 3).reshape(tiles * tile, -1)
+        product = np.matmul(padded.reshape(1, tiles, tile, self.inputs), self.panels[:, None])
+        joined: Floats = product.transpose(1, 2, 0, 3).reshape(tiles * tile, -1)
         return joined[:count]

@@ -45,12 +45,25 @@ class Model:
         fits(self._head, config.width, config.vocabulary)
         self._turns = turns(config.rope, config.head_width, positions)
         shape = config.layers, config.key_heads
-        self._keys = np.zeros((*shape, config.head_width, slots), np.float32)  # takes no memory until it is written
-        self._values = np.zeros((*shape, slots, config.head_width), np.float32)
+        self.keys = np.zeros((*shape, config.head_width, slots), np.float32)  # takes no memory until it is written
+        self.values = np.zeros((*shape, slots, config.head_width), np.float32)
 
-    def logits(self, tokens: Ints, positions: Ints, slots: Ints, spans: Sequence[Span], heads: Ints) -> Floats:
-        """Compute rows of (token, position), keep their keys and values in `slots`, and give the logits of `heads`."""
+    def logits(
+        self,
+        tokens: Ints,
+        positions: Ints,
+        slots: Ints,
+        spans: Sequence[Span],
+        heads: Ints,
+        placed: Sequence[tuple[int, Floats]] = (),
+    ) -> Floats:
+        """Compute rows of (token, position), keep their keys and values in `slots`, and give the logits of `heads`.
+
+        `placed` are rows of pictures and sounds, and where they begin: there tokens are only placeholders.
+        """
         rows = self._head.columns(tokens) if self._embedding is None else self._embedding[tokens]
+        for first, embedding in placed:
+            rows[first : first + len(embedding)] = embedding
         table = self._turns[positions][:, None]
         with np.errstate(over="ignore"):  # the exponential of a large number: silu is then 0, as it should be
             for index, layer in enumerate(self._layers):
@@ -75,7 +88,7 @@ class Model:
         if layer.head_norm is not None:
             turning = normed(turning, layer.head_norm, config.epsilon)
         turned = (turning.view(np.complex64) * table).view(np.float32)
-        keys, values = self._keys[index], self._values[index]
+        keys, values = self.keys[index], self.values[index]
         keys[:, :, slots] = turned[:, config.heads :].transpose(1, 2, 0)
         values[:, slots] = mixed[:, config.heads + config.key_heads :].transpose(1, 0, 2)
         seen = np.empty((count, config.heads * width), np.float32)

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nodes.engines.numpy.config import canonical
+
 Floats = NDArray[np.float32]
 HEADER_BYTES_MAX = 100_000_000
 ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
@@ -27,7 +29,7 @@ class Damaged(Exception):
 
 
 class Tensors:
-    """All tensors of some files, by name."""
+    """All tensors of some files, by their canonical names."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self._files: dict[Path, mmap.mmap] = {}
@@ -40,10 +42,13 @@ class Tensors:
             header, start = header_of(path, self._files[path])
             for name, entry in header.items():
                 if name != "__metadata__":
-                    self._places[name] = (path, entry, start)
+                    self._places[canonical(name)] = (path, entry, start)
 
     def __contains__(self, name: str) -> bool:
         return name in self._places
+
+    def names(self) -> list[str]:
+        return [*self._places]
 
     def __getitem__(self, name: str) -> Floats:
         """A copy, in float32."""

@@ -57,6 +57,8 @@ def collect(step: Step, found: dict[Any, Output]) -> None:
         whole.tokens = [*whole.tokens, *output.tokens]
         whole.logprobs = [*whole.logprobs, *output.logprobs]
         whole.ending, whole.text = output.ending, output.text
+        assert output.exported >= whole.exported, "what is out stays out"
+        whole.exported = output.exported
 
 
 def greedy(key: object, prompt: list[int], max_tokens: int = 8, **more: Any) -> Job:

@@ -195,6 +195,8 @@ def test_frontends_share_a_port() -> None:
         {"cors_origin": ("a b",)},
         {"streams_max": 0},
         {"body_bytes_max": 0},
+        {"media_bytes_max": 0},
+        {"media_urls": ("http://example.org/",)},
     ],
 )
 def test_flags_that_cannot_be_used(wrong: dict[str, object]) -> None:
@@ -205,7 +207,8 @@ def test_flags_that_cannot_be_used(wrong: dict[str, object]) -> None:
 
 def test_every_flag_is_explained() -> None:
     assert set(FRONTEND_HELP) == set(FrontendFlags.__struct_fields__)
-    settings = FrontendFlags(policy="power-of-two", migration_limit=5).settings()
+    settings = FrontendFlags(policy="power-of-two", migration_limit=5, media_urls=("off",)).settings()
+    assert settings.media_urls == ()
     assert (settings.policy, settings.migrations_max) == ("power_of_two", 5)
 
 

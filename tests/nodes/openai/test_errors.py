@@ -24,6 +24,10 @@ def test_every_reason_is_a_problem(reason: Reason) -> None:
     assert ("prompt" in problem.message) == (reason in (Reason.INVALID, Reason.TOO_LARGE))
 
 
+def test_a_routers_words_are_shown() -> None:
+    assert of_reason(Reason.BUSY, "in node 7", said="all 3 are busy").message == "All workers are busy: all 3 are busy"
+
+
 @pytest.mark.parametrize(
     ("reason", "status"),
     [

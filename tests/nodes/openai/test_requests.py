@@ -157,6 +157,26 @@ def test_messages_are_plain_for_the_template() -> None:
     assert message(role="assistant", content=None, tool_calls=[]) == {"role": "assistant", "content": ""}
 
 
+def test_pictures_go_apart_and_leave_their_places() -> None:
+    parts: list[dict[str, Any]] = [
+        {"type": "text", "text": "a"},
+        {"type": "image_url", "image_url": {"url": "data:x", "detail": "high"}},
+        {"type": "image_url", "image_url": "data:y"},
+        {"type": "input_audio", "input_audio": {"data": "QQ==", "format": "wav"}},
+        {"type": "video_url", "video_url": {"url": "https://x"}},
+        {"type": "image_embeds", "image_embeds": "QUI="},
+    ]
+    found = taken(chat(messages=[*HELLO, {"role": "user", "content": parts}])).chat
+    assert found is not None and found.messages[0] == HELLO[0]
+    kinds = ["text", "image", "image", "audio", "video", "image"]
+    assert [part["type"] for part in found.messages[1]["content"]] == kinds
+    assert [clip.source for clip in found.clips] == ["data:x", "data:y", "QQ==", "https://x", "QUI="]
+    assert [clip.embeds for clip in found.clips] == [False, False, False, False, True]
+    assert found.clips[0].place == "messages[1].content[1].image_url"
+    assert parts[1]["image_url"] == {"url": "data:x", "detail": "high"}, "the request is not changed"
+    assert taken(chat()).chat.clips == ()  # type: ignore[union-attr]
+
+
 def test_arguments_of_tool_calls_are_objects() -> None:
     call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
     made = message(role="assistant", content=None, tool_calls=[call])
@@ -242,8 +262,12 @@ def test_a_wrong_value_is_named(name: str, value: Any) -> None:
         (chat(messages=[{"role": "king", "content": ""}]), "messages[0].role"),
         (chat(messages=[*HELLO, {"content": ""}]), "messages[1].role"),
         (
-            chat(messages=[{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]),
+            chat(messages=[{"role": "user", "content": [{"type": "image_file", "image_file": {}}]}]),
             "messages[0].content[0].type",
+        ),
+        (
+            chat(messages=[{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]),
+            "messages[0].content[0].image_url.url",
         ),
         (chat(tools=[{"type": "function"}]), "tools[0].function"),
         (chat(stream=True, stream_options={"include_obfuscation": True}), "stream_options.include_obfuscation"),

@@ -8,7 +8,7 @@ from nodes.routing.advisor import DECISIONS_MAX, Advisor, Asked
 from nodes.routing.explain import Decision, explain
 from nodes.routing.hashes import pack
 from nodes.routing.knobs import read
-from nodes.routing.metrics import families
+from nodes.routing.metrics import of as families
 from proto.basics import LegName
 from proto.placing import Blocks, Change, Kind, Parked, Placement, Report, Routed, Settled, Wish
 from tests.nodes.routing.trees import BLOCK, blocks
@@ -227,7 +227,7 @@ def test_metrics() -> None:
     made = advisor()
     cache(made, 6, PATH)
     made.heard(5, Blocks(0, 9, 9, [Change(Kind.CLEARED)]), 1.0)
-    found = {family.name: family for family in families(made, 2.0)}
+    found = {family.name: family for family in families({"generate/m": made}, 2.0)}
     assert found["wiremesh_index_blocks"].samples[0].value == 4
     behind = {sample.labels["worker"]: sample.value for sample in found["wiremesh_index_behind_changes"].samples}
     assert behind == {f"{5:016x}": 9.0, f"{6:016x}": 0.0, f"{7:016x}": 0.0}

@@ -91,6 +91,7 @@ def test_levels() -> None:
 
 def test_more_than_the_ring_holds_at_once_is_told_by_the_beat() -> None:
     publisher = Publisher(ring_changes_max=1)
-    publisher.feed([stored([0]), stored([1])])
+    publisher.feed([stored([0])])
+    publisher.feed([stored([1])])
     assert publisher.told() == []
     assert publisher.beat().newest == 2

@@ -117,6 +117,21 @@ def test_a_request_that_nobody_ends_expires_unless_the_worker_still_has_it() -> 
     tracking.check()
 
 
+def test_what_a_report_may_know_already_is_not_counted_twice() -> None:
+    """A request reaches its worker at once; that a report might not know it yet only keeps it from being dropped."""
+    tracking = Tracking(Seats())
+    tracking.placed(entry(1, [0, 1, 0], at=1.0))
+    tracking.report((9, 0), Report(running=1, prefill_tokens=30, blocks_used=4, blocks_total=99), 1.1)
+    assert columns(tracking) == (1, 30, 4)
+    tracking.report((9, 0), Report(running=3, prefill_tokens=50, blocks_used=9, blocks_total=99), 1.2)
+    assert columns(tracking) == (3, 50, 9), "the rest is somebody else's"
+    tracking.report((9, 0), Report(blocks_total=99), 1.2)
+    assert columns(tracking) == (1, 30, 4)
+    tracking.report((9, 0), Report(blocks_total=99), 1.0 + UNDER_WAY_S)
+    assert columns(tracking) == (0, 0, 0)
+    tracking.check()
+
+
 def test_a_worker_that_is_gone_has_no_load() -> None:
     seats = Seats()
     tracking = Tracking(seats)
@@ -125,7 +140,7 @@ def test_a_worker_that_is_gone_has_no_load() -> None:
         tracking.report(rank, Report(running=4, prefill_tokens=9, blocks_used=9, blocks_total=9), 0.1)
     tracking.gone(9)
     assert numbers_in(sum(1 << seat for seat in seats.drop(9))) == [0, 1]
-    assert tracking.requests == [0, 0, 5] and tracking.blocks[:2] == [0, 0] and tracking.prefill_tokens[:2] == [0, 0]
+    assert tracking.requests == [0, 0, 4] and tracking.blocks[:2] == [0, 0] and tracking.prefill_tokens[:2] == [0, 0]
     assert not tracking.placed(entry(18, [0])), "news of before its end"
     tracking.check()
 

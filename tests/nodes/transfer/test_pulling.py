@@ -252,7 +252,7 @@ def test_credit_is_a_window_and_all_windows_are_bounded(puller: Puller) -> None:
     for pull in range(1, limits.PULLS_RUNNING_MAX + 1):
         puller.begin(Way.BULK, pull=pull, size=size, ready=size)
     states = puller.core._pulls.values()
-    assert sum(state.limit for state in states) <= limits.WINDOWS_BYTES * 2
+    assert sum(state.limit for state in states) <= limits.WINDOWS_BYTES * 5 / 2  # those who came first have more
     assert next(state.limit for state in states) == limits.WINDOW_BYTES
 
 
