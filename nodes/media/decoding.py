@@ -195,7 +195,7 @@ def retimed(samples: Array, rate: int, wanted: int) -> Array:
 def container(found: str, data: bytes) -> Any:
     """A file of PyAV's, with the reader that its first bytes call for: others open further files."""
     try:
-        import av
+        import av  # type: ignore[import-not-found, unused-ignore]
     except ImportError:
         raise MediaRefused(
             "only WAV and animated GIF are read here: install PyAV (pip install 'wiremesh[video]')"
@@ -208,7 +208,7 @@ def streamed(found: str, data: bytes, wanted: Wanted) -> Array:
     with container(found, data) as file:
         if not file.streams.audio:
             raise MediaRefused("it has no sound")
-        import av
+        import av  # type: ignore[import-not-found, unused-ignore]
 
         resampler = av.AudioResampler(format="flt", layout="mono", rate=wanted.rate)
         pieces: list[Array] = []

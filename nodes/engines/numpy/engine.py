@@ -59,7 +59,8 @@ class NumpyEngine:
     def start(self) -> Card:
         folder = Path(self._settings.folder)
         config, eos_tokens = configuration(folder)
-        limits = limits_of(self._settings, config, eos_tokens)
+        token_bytes = 2 * 4 * config.layers * config.key_heads * config.head_width
+        limits = limits_of(self._settings, config.vocabulary, config.context, token_bytes, eos_tokens)
         self._model = load(config, folder, limits.context, limits.blocks * limits.block_tokens, self._settings.exact)
         exchange = Exchange(self._model.keys, self._model.values, limits.block_tokens)
         self._scheduler = Scheduler(limits, xxh3_64_intdigest, exchange)
@@ -217,16 +218,19 @@ def read_json(path: Path) -> dict[str, Any]:
     return found
 
 
-def limits_of(settings: Settings, config: Config, eos_tokens: tuple[int, ...]) -> Limits:
+def limits_of(
+    settings: Settings, vocabulary: int, positions: int, token_bytes: int, eos_tokens: tuple[int, ...]
+) -> Limits:
     """As many blocks as the memory has room for, and no more than all slots could use."""
-    context = min(settings.context or config.context, config.context)
-    token_bytes = 2 * 4 * config.layers * config.key_heads * config.head_width
+    context = min(settings.context or positions, positions) if positions else settings.context
+    if context < 1:
+        raise Unsupported("the model's files do not say how many positions it has: say it with --context")
     blocks = settings.cache_bytes // (token_bytes * settings.block_tokens)
     blocks = min(blocks, 2 * settings.slots * -(-context // settings.block_tokens))
     if blocks < 1:
         raise Unsupported(f"cache_bytes {settings.cache_bytes} is less than one block")
     return Limits(
-        vocabulary=config.vocabulary,
+        vocabulary=vocabulary,
         context=min(context, blocks * settings.block_tokens),
         slots=settings.slots,
         waiting_max=settings.waiting_max,

@@ -13,12 +13,12 @@ from xxhash import xxh3_64_intdigest
 
 from nodes.engines.contract import Card
 from nodes.engines.numpy.config import Unsupported, tokens_of
-from nodes.engines.numpy.engine import NumpyEngine, read_json
+from nodes.engines.numpy.engine import NumpyEngine, limits_of, read_json
 from nodes.engines.numpy.engine import Settings as Batching
-from nodes.engines.scheduler import Limits, Scheduler
+from nodes.engines.scheduler import Scheduler
 from nodes.engines.transformers.exchange import Exchange
 from nodes.engines.transformers.library import torch
-from nodes.engines.transformers.model import DTYPES, Shape, TransformersModel
+from nodes.engines.transformers.model import DTYPES, TransformersModel
 
 
 class Settings(Struct, frozen=True):
@@ -42,7 +42,8 @@ class TransformersEngine(NumpyEngine):
             raise Unsupported(f"dtype {wanted.dtype!r} is none of {', '.join(DTYPES)}")
         device = wanted.device or ("cuda" if torch.cuda.is_available() else "cpu")
         model: Any = TransformersModel(folder, device, wanted.dtype)
-        limits = limits_of(self._settings, model.shape, ends_of(folder))
+        shape = model.shape
+        limits = limits_of(self._settings, shape.vocabulary, shape.context, shape.token_bytes, ends_of(folder))
         model.allocate(limits.blocks * limits.block_tokens)
         self._model = model
         exchange = Exchange(model.keys, model.values, limits.block_tokens)
@@ -68,26 +69,3 @@ def ends_of(folder: Path) -> tuple[int, ...]:
         if (folder / name).exists():
             found += tokens_of(read_json(folder / name).get("eos_token_id"))
     return tuple(dict.fromkeys(found))
-
-
-def limits_of(settings: Batching, shape: Shape, eos_tokens: tuple[int, ...]) -> Limits:
-    """As many blocks as the memory has room for, and no more than all slots could use."""
-    context = min(settings.context or shape.context, shape.context) if shape.context else settings.context
-    if context < 1:
-        raise Unsupported("the model's files do not say how many positions it has: say it with --context")
-    block_bytes = 2 * shape.item_bytes * shape.layers * shape.heads * shape.width * settings.block_tokens
-    blocks = min(settings.cache_bytes // block_bytes, 2 * settings.slots * -(-context // settings.block_tokens))
-    if blocks < 1:
-        raise Unsupported(f"cache_bytes {settings.cache_bytes} is less than one block of {block_bytes}")
-    return Limits(
-        vocabulary=shape.vocabulary,
-        context=min(context, blocks * settings.block_tokens),
-        slots=settings.slots,
-        waiting_max=settings.waiting_max,
-        step_tokens=max(settings.step_tokens, settings.slots),
-        block_tokens=settings.block_tokens,
-        blocks=blocks,
-        eos_tokens=eos_tokens,
-        caching=settings.caching,
-        hand_over=settings.hand_over,
-    )

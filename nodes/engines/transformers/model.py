@@ -28,6 +28,11 @@ class Shape(Struct, frozen=True):
     width: int  # of one head
     item_bytes: int
 
+    @property
+    def token_bytes(self) -> int:
+        """Keys and values of one position."""
+        return 2 * self.item_bytes * self.layers * self.heads * self.width
+
 
 class TransformersModel:
     """Weights and cache on one device."""
