@@ -5,27 +5,13 @@ from typing import TYPE_CHECKING, Any
 from mesh.core import Deliver
 from mesh.simulation.streams import ClientStream
 from nodes import generation
-from nodes.engines.sim import SimEngine
-from nodes.frontend.wishing import Manner, wish_of
 from nodes.names import GENERATE, PREFILL
-from nodes.simulation.plan import (
-    WORKER,
-    ServingCall,
-    ServingPlace,
-    engine_settings,
-    generation_of,
-    prompt_of,
-    rows,
-    undisturbed,
-)
-from nodes.simulation.worker import digest
-from proto.messages import Role, Strength
-from proto.placing import Wish
+from nodes.simulation.plan import ServingCall, generation_of, prompt_of, rows, undisturbed
+from proto.messages import Strength
 
 if TYPE_CHECKING:
     from mesh.simulation.process import Process
 
-CARD = SimEngine(engine_settings(ServingPlace(WORKER, int(Role.WORKER))), digest).start()  # all have such blocks
 NO_GENERATION = b"\xc1"  # a byte that no version of msgpack uses
 
 
@@ -55,18 +41,10 @@ class ServingStream(ClientStream):
         self.ask(
             call.window, call.patience_s, call.timeout_s,
             policy=call.policy, pinned=pinned, stall_s=call.stall_s, routed=call.routed, moves_max=call.moves_max,
-            needs=tuple(call.needs), wish=self._wish(),
+            needs=tuple(call.needs),
         )  # fmt: skip
         if call.cancel and call.when == "at":
             process.after(call.value, self.cancel)
-
-    def _wish(self) -> Wish | None:
-        """What a frontend tells a router of it."""
-        order = self.order
-        if not order.wishes:
-            return None
-        manner = Manner(priority=order.priority, expected_tokens=order.max_tokens, session=order.session)
-        return wish_of(manner, self.prompt, CARD, order.salt, digest)
 
     def cancel(self) -> None:
         """Change one's mind."""

@@ -5,7 +5,6 @@ from random import Random
 from mesh.routing import ROUTER as PLACES
 from mesh.simulation.plan import Fault, Work
 from nodes.names import GENERATE, PREFILL
-from nodes.routing.knobs import KV
 from nodes.simulation import faults
 from nodes.simulation.plan import CALM, FRONTEND, ROUTER, WORKER, ServingCall, ServingPlace, ServingPlan
 from nodes.simulation.plots import PLOTS, ROUTED, SWAYED
@@ -28,7 +27,6 @@ def draw(seed: int, profile: str = "serving") -> ServingPlan:
     heal_s = random.choice(HEAL_S) if profile != CALM else 3.5
     calls = _calls(Random(f"{seed}/serving/calls"), places, profile, heal_s, plot)
     _walks(Random(f"{seed}/serving/walks"), places, calls, profile)
-    _caches(Random(f"{seed}/serving/caches"), places, calls, profile)
     plan = ServingPlan(seed, profile, places, calls, [], heal_s=heal_s)
     if profile == CALM:
         return plan
@@ -114,25 +112,6 @@ def _walks(random: Random, places: list[ServingPlace], calls: list[ServingCall],
     for call in calls:
         if call.endpoint == GENERATE + model and random.random() < 0.8:
             call.needs, call.routed = [PREFILL + model], random.random() < 0.3
-
-
-def _caches(random: Random, places: list[ServingPlace], calls: list[ServingCall], profile: str) -> None:
-    """In some seeds routers know of caches; what they are told is lost in part, or too long ago to be told again."""
-    if random.random() < 0.55:
-        return
-    untold = random.choice((0.0, 0.0, 0.1, 0.4)) if profile == "serving" else 0.0
-    ring, pieces = random.choice((1, 2, 5, 20, 4096)), random.choice((1, 1, 2, 8))
-    queue_steps, queue_policy = random.choice((0.0, 0.0, 0.5, 1.0, 4.0)), random.choice(("fcfs", "lcfs", "wspt"))
-    for place in places:
-        if place.kind == WORKER:
-            place.tells, place.untold = random.random() < 0.9, untold
-            place.ring_changes, place.pieces = ring, pieces
-        elif place.kind == ROUTER and random.random() < 0.9:
-            place.policy, place.wants = KV, [*place.wants, PLACES]
-            place.queue_steps, place.queue_policy = queue_steps, queue_policy
-    for call in calls:
-        call.wishes, call.session = random.random() < 0.9, random.choice(("", "", "one", "two"))
-        call.shared = random.choice((call.shared, 24, 40)) if call.prompt + call.max_tokens <= 70 else call.shared
 
 
 def _vary(random: Random, place: ServingPlace, profile: str) -> None:

@@ -18,7 +18,7 @@ from nodes.simulation.retries import Retries
 from nodes.simulation.worker import Worker
 from proto.errors import Reason
 from proto.messages import Accept, Credit, Error, Migrate, Reject, Submit
-from proto.placing import Parked, Place, Placed
+from proto.placing import Place, Placed
 
 if TYPE_CHECKING:
     from mesh.simulation.process import Process
@@ -32,8 +32,6 @@ KILLS_MAX = 3  # workers that one prompt may kill; two, unless its owner could n
 class ServingOracles(Oracles):
     """The judges of one serving run."""
 
-    interest = (*Oracles.interest, Parked)
-
     def __init__(self, world: "World") -> None:
         super().__init__(world)
         self.advice = Advice(world)
@@ -41,7 +39,7 @@ class ServingOracles(Oracles):
         self._deaths: dict[str, bool] = {}  # workers whose engine died, and whether of a prompt
         self._found: dict[Leg, int] = {}
         self._begun: dict[str, list[tuple[Hashable, str, list[int]]]] = {}  # jobs, salts and sequences, by worker
-        self._transmitted |= {Place: self.advice.asks, Placed: self.advice.advises, Parked: self.advice.lets_wait}
+        self._transmitted |= {Place: self.advice.asks, Placed: self.advice.advises}
 
     def handled(self, process: "Process") -> None:
         """An event and its effects are done."""
@@ -54,9 +52,6 @@ class ServingOracles(Oracles):
 
     def heard(self, process: "Process", link: Link, message: Any) -> None:
         """A message that its receiver may not forget."""
-        if isinstance(message, Parked):
-            self.advice.waits(process, link, message)
-            return
         stream = process.streams.get(message.request) if type(message) is Error else None
         if stream is not None and stream.holder == link.source.label and stream.attempt == message.attempt:
             self.retries.heard(process, message)

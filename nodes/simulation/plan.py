@@ -19,7 +19,6 @@ POISON = 7  # outside of that, so that only a prompt can have it
 END = 100  # end-of-sequence: one token in five hundred
 CONTEXT = 160
 CALM = "serving-calm"  # the profile in which nothing goes wrong
-SALTS = ("", "salt")  # that keep callers apart
 WORKER, FRONTEND, ROUTER = "worker", "frontend", "router"
 
 
@@ -39,12 +38,6 @@ class ServingPlace(Place):
     policy: str = "round_robin"  # of a router
     staging: int = 0  # blocks of memory to hand over in
     splits: bool = False  # a router: it knows of prefill workers, and sends every prompt there first
-    queue_steps: float = 0.0  # a router by caches: with more than so many steps queued everywhere requests wait; 0: off
-    queue_policy: str = "fcfs"
-    tells: bool = False  # a worker: what it has cached
-    untold: float = 0.0  # the share of that which is lost
-    ring_changes: int = 4096  # that it can tell again
-    pieces: int = 1  # that its cache is copied in
 
 
 class ServingCall(Call):
@@ -62,8 +55,6 @@ class ServingCall(Call):
     wrong: str = ""  # token: one that does not exist; long: no room for it; payload: bytes that are no generation
     routed: bool = True
     moves_max: int = 8
-    wishes: bool = False  # its router is told of its blocks
-    session: str = ""
 
 
 class ServingPlan(Plan):

@@ -6,13 +6,11 @@ to say is lost.
 
 from collections.abc import Callable
 from math import inf
-from random import Random
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 from msgspec import structs
 
-from mesh.aide import Aide
 from mesh.core import Event, Failed, Finished, Go, Halt, Hint, Leg, Pause, Progressed, Start, Stepped, Unpause, Yielded
 from mesh.settings import Settings
 from mesh.simulation.process import Process
@@ -23,9 +21,7 @@ from nodes.handing import Handing
 from nodes.host_core import PacedHost
 from nodes.simulation.dock import SimDock
 from nodes.simulation.plan import POISON, ServingPlace, engine_settings
-from nodes.simulation.telling import SimTeller, losing
 from proto.messages import Offer
-from proto.placing import Report
 
 if TYPE_CHECKING:
     from mesh.simulation.world import World
@@ -90,7 +86,6 @@ class Worker(Process):
     def __init__(self, world: "World", place: int, incarnation: int, node: int, addresses: tuple[str, ...]) -> None:
         self.place_of = world.plan.places[place]
         assert isinstance(self.place_of, ServingPlace)
-        self.teller: SimTeller | None = None
         super().__init__(world, place, incarnation, node, addresses)
         self.engine = WatchedEngine(engine_settings(self.place_of), digest)
         judges: Any = self.oracles
@@ -100,7 +95,6 @@ class Worker(Process):
         self.slots = card.slots
         handing = Handing(card.layout)
         self.host = PacedHost(self.engine, card.vocabulary, handing=handing)
-        self.host.core.teller = self.teller
         assert card.layout is not None
         self.dock = SimDock(self, self.place_of.staging, card.layout.block_bytes)
         if self.place_of.staging:
@@ -109,21 +103,6 @@ class Worker(Process):
         self.dying = False
         self._armed_for = inf
         self._turning = False
-
-    def _aide(self) -> Aide | None:
-        assert isinstance(self.place_of, ServingPlace)
-        if self.place_of.tells:
-            random = Random(f"{self.world.plan.seed}/untold/{self.label}")
-            loses = losing(random, self.place_of.untold, lambda: self.clock.now < self.world.plan.heal_s)
-            self.teller = SimTeller(self.place_of, self._reports, loses)
-        return self.teller
-
-    def _reports(self) -> list[Report]:
-        """What each Pong says, as `nodes.worker` has it."""
-        load, place = self.engine.load(), self.place_of
-        assert isinstance(place, ServingPlace)
-        sizes = load.blocks_used, load.blocks_total, place.step_tokens
-        return [Report(load.running, load.waiting, load.prefill_tokens, *sizes)]
 
     def _settings(self, node: int, incarnation: int) -> Settings:
         return structs.replace(super()._settings(node, incarnation), engine=self.spec.offers[0])

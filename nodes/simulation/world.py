@@ -6,15 +6,13 @@ from mesh.aide import Aide
 from mesh.settings import Settings
 from mesh.simulation.nemesis import Nemesis
 from mesh.simulation.oracles import Oracles
-from mesh.simulation.plan import Call, Plan
+from mesh.simulation.plan import Call
 from mesh.simulation.process import Process
 from mesh.simulation.streams import ClientStream
 from mesh.simulation.violation import require
-from mesh.simulation.world import Trace, World
-from nodes.routing.knobs import KV, SECOND_BEST, Knobs
+from mesh.simulation.world import World
 from nodes.routing.placer import Placer
 from nodes.routing.split import SplitKnobs
-from nodes.simulation.caches import Caches
 from nodes.simulation.caller import ServingStream
 from nodes.simulation.judges import ServingOracles
 from nodes.simulation.nemesis import ServingNemesis
@@ -26,22 +24,13 @@ from proto.session import State
 class Router(Process):
     """A node that advises: all of it is in the core."""
 
-    aide: Placer | None = None
-
     def _settings(self, node: int, incarnation: int) -> Settings:
         assert isinstance(self.spec, ServingPlace)
-        plain = SECOND_BEST if self.spec.policy == KV else self.spec.policy
-        return structs.replace(super()._settings(node, incarnation), policy=plain)
+        return structs.replace(super()._settings(node, incarnation), policy=self.spec.policy)
 
     def _aide(self) -> Aide | None:
-        spec = self.spec
-        assert isinstance(spec, ServingPlace)
-        if spec.policy != KV and not spec.splits:
-            return None
-        knobs = Knobs(queue_threshold=spec.queue_steps or None, queue_policy=spec.queue_policy)
-        splitting = SplitKnobs(uncached_tokens_max=0) if spec.splits else SplitKnobs()
-        self.aide = Placer(spec.policy, knobs, splitting)
-        return self.aide
+        assert isinstance(self.spec, ServingPlace)
+        return Placer(self.spec.policy, splitting=SplitKnobs(uncached_tokens_max=0)) if self.spec.splits else None
 
 
 STAY_S = 0.1  # between two looks at whether somebody who leaves is still needed
@@ -50,10 +39,6 @@ KINDS = {WORKER: Worker, ROUTER: Router}
 
 class ServingWorld(World):
     """A world in which handlers are engines."""
-
-    def __init__(self, plan: Plan, trace: Trace | None = None) -> None:
-        super().__init__(plan, trace)
-        self.caches = Caches(self)
 
     def _oracles(self) -> Oracles:
         return ServingOracles(self)
@@ -72,12 +57,8 @@ class ServingWorld(World):
 
     def unrest(self) -> str:
         """What still keeps peace from the mesh: in the end no engine holds anything."""
-        if why := super().unrest() or self._engines_busy():
-            self.caches.restless()
+        if why := super().unrest():
             return why
-        return self.caches.unrest()
-
-    def _engines_busy(self) -> str:
         for process in self.processes():
             if isinstance(process, Worker):
                 load = process.engine.load()
