@@ -28,7 +28,9 @@ if [ $# -eq 0 ]; then
     say "all tests, those with real processes beside the others"
     told=$(mktemp)
     trap 'rm -f "$told"' EXIT
+    set -m # without job control a shell lets what runs in the background ignore SIGINT
     .venv/bin/python -m pytest --quiet -p no:cacheprovider tests/real >"$told" 2>&1 &
+    set +m
     .venv/bin/python -m pytest --quiet --deselect tests/test_tidy.py --ignore tests/real || failed=yes
     wait $! || failed=yes
     cat "$told"

@@ -18,8 +18,8 @@ from nodes.frontend.choice import Choice
 from nodes.frontend.exchange import Exchange
 from nodes.frontend.frontend import LEAVING
 from nodes.frontend.generation import CANCELLED, Generation
-from nodes.frontend.media import Offered
 from nodes.frontend.models import Model
+from nodes.frontend.offered import Offered
 from nodes.frontend.routes import Path, header_of
 from nodes.frontend.texts import Text, prompt_with_media, prompts_of
 from nodes.frontend.viewers import BodyViewer, StreamViewer

@@ -2,7 +2,9 @@
 
 import asyncio
 import secrets
+from functools import cached_property
 from time import monotonic
+from typing import TYPE_CHECKING
 
 from mesh.actor import Actor
 from nodes.frontend.board import Board, Kept
@@ -10,16 +12,17 @@ from nodes.frontend.broadcast import Broadcast, Turns
 from nodes.frontend.generation import CANCELLED
 from nodes.frontend.journal import Journal
 from nodes.frontend.keys import Admission, Keyring, Quotas
-from nodes.frontend.media import Attendant
 from nodes.frontend.record import Record
 from nodes.frontend.registry import Registry
 from nodes.frontend.routes import Names
 from nodes.frontend.settings import Settings
 from nodes.frontend.tally import Key, Tally
-from nodes.media.ground import Ground
 from nodes.metrics import Family
 from nodes.openai.errors import SERVER, Problem
-from nodes.planes import start_plane
+
+if TYPE_CHECKING:
+    from nodes.frontend.media import Attendant
+    from nodes.media.ground import Ground
 
 TICK_S = 0.5  # how often the board is looked at
 LEAVING = Problem(503, "This frontend is being shut down.", SERVER, None, "shutting_down", 0.2)
@@ -41,7 +44,6 @@ class Frontend:
         self.draining = False
         self.journal = Journal(log_format)
         self.names = Names()
-        self.attendant = Attendant(self._ground, settings.media_bytes_max, settings.media_urls)
         self._grounds: asyncio.Task[Ground] | None = None  # the first picture starts it
         self._timer: asyncio.TimerHandle | None = None
         self._idle: asyncio.Event = asyncio.Event()
@@ -62,10 +64,11 @@ class Frontend:
         for broadcast in list(self.running):
             self.fail(broadcast, LEAVING)
         await self.registry.close()
-        self.attendant.close()
+        if "attendant" in vars(self):
+            self.attendant.close()
         if self._grounds is not None:
             for ground in await asyncio.gather(self._grounds, return_exceptions=True):
-                if isinstance(ground, Ground):
+                if not isinstance(ground, BaseException):
                     await ground.plane.close()
         self.journal.flush()
 
@@ -85,13 +88,23 @@ class Frontend:
         """The name of a request: whose it is, and a number that nobody can guess."""
         return f"{self.actor.node.settings.node:016x}-{secrets.token_hex(8)}"
 
+    @cached_property
+    def attendant(self) -> "Attendant":
+        """Looks after pictures, sounds and clips. The first of them loads it: it needs NumPy and the data plane."""
+        from nodes.frontend.media import Attendant
+
+        return Attendant(self._ground, self.settings.media_bytes_max, self.settings.media_urls)
+
     def _ground(self) -> "asyncio.Future[Ground]":
         """From where others get the bytes of pictures."""
         if self._grounds is None or (self._grounds.done() and self._grounds.exception() is not None):
             self._grounds = self.loop.create_task(self._lay_ground(), name="plane")
         return self._grounds
 
-    async def _lay_ground(self) -> Ground:
+    async def _lay_ground(self) -> "Ground":
+        from nodes.media.ground import Ground
+        from nodes.planes import start_plane
+
         return Ground(await start_plane(self.actor))
 
     # --- Generations -------------------------------------------------------------------------------------

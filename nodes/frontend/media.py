@@ -13,6 +13,7 @@ from msgspec import Struct
 from nodes import names, parcels
 from nodes.engines.contract import MediaCard, rows_of
 from nodes.frontend import limits
+from nodes.frontend.offered import Offered
 from nodes.media import limits as media_limits
 from nodes.media import npy, sniff
 from nodes.media.content import AUDIO, Clip, MediaRefused, name_of, pack, resampled
@@ -44,15 +45,6 @@ class Got(Struct, frozen=True):
     @property
     def size(self) -> Size:
         return Size(self.kind, self.rows, self.content)
-
-
-class Offered(Struct, frozen=True):
-    """What of a request lies here for others."""
-
-    handles: tuple[bytes, ...] = ()
-    needs: tuple[str, ...] = ()
-    reads: bool = False  # whether somebody has to make embeddings
-    close: Callable[[], None] = lambda: None
 
 
 class Attendant:

@@ -7,13 +7,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nodes.transfer.causes import Cause, Ending, Way
+    from nodes.transfer.causes import Cause, Ending, TransferRefused, Way
     from nodes.transfer.handle import Handle
     from nodes.transfer.layout import Layout
     from nodes.transfer.memory import Memory
     from nodes.transfer.moves import Ended
     from nodes.transfer.owning import Offer
-    from nodes.transfer.plane import Plane, PlaneSettings, TransferRefused
+    from nodes.transfer.plane import Plane, PlaneSettings
 
 __all__ = [
     "Cause",
@@ -30,8 +30,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    **dict.fromkeys(("Cause", "Ending", "Way"), "nodes.transfer.causes"),
-    **dict.fromkeys(("Plane", "PlaneSettings", "TransferRefused"), "nodes.transfer.plane"),
+    **dict.fromkeys(("Cause", "Ending", "TransferRefused", "Way"), "nodes.transfer.causes"),
+    **dict.fromkeys(("Plane", "PlaneSettings"), "nodes.transfer.plane"),
     "Ended": "nodes.transfer.moves",
     "Handle": "nodes.transfer.handle",
     "Layout": "nodes.transfer.layout",

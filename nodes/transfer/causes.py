@@ -3,6 +3,10 @@
 from enum import IntEnum, StrEnum
 
 
+class TransferRefused(ValueError):
+    """This cannot be offered or pulled. The text says why and what to do."""
+
+
 class Cause(IntEnum):
     """Why."""
 

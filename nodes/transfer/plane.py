@@ -23,7 +23,7 @@ from msgspec import Struct
 from mesh.links import terminate
 from nodes.transfer import choice, handle, limits, memory, moves, serving
 from nodes.transfer.addresses import sweep
-from nodes.transfer.causes import Cause, Way
+from nodes.transfer.causes import Cause, TransferRefused, Way
 from nodes.transfer.handle import Handle, HandleRefused
 from nodes.transfer.layout import Layout, LayoutRefused, blocks_needed, reorder
 from nodes.transfer.memory import LEDGER, Memory, MemoryRefused
@@ -41,10 +41,6 @@ if TYPE_CHECKING:
 
 CLOSE_S = 2.0  # for pulls to let go and frames to leave
 Refusals = (HandleRefused, LayoutRefused, MemoryRefused, PiecesRefused)
-
-
-class TransferRefused(ValueError):
-    """This cannot be offered or pulled. The text says why and what to do."""
 
 
 class PlaneSettings(Struct, frozen=True):

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from msgspec import structs
 
-from nodes import parcels
+from nodes import parcels, planes
 from nodes.engines.contract import MediaCard
-from nodes.frontend import frontend as frontend_module
 from nodes.generation import decode
 from nodes.media.content import names_of
 from nodes.text.template import ChatTemplate
@@ -57,7 +56,7 @@ def _planes(monkeypatch: pytest.MonkeyPatch) -> None:
     async def start(actor: object) -> Plane:
         return await Plane(PlaneSettings(7, "here", ())).start()
 
-    monkeypatch.setattr(frontend_module, "start_plane", start)
+    monkeypatch.setattr(planes, "start_plane", start)
 
 
 def test_a_picture_becomes_placeholders_and_a_parcel() -> None:
