@@ -6,13 +6,4 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . launch/setup.sh
 
-set_up ""
-case " $* " in
-    *" --model"*) ;;
-    *)
-        .venv/bin/python -m launch.demo_model.senses .venv/senses
-        set -- --model .venv/senses "$@"
-        ;;
-esac
-say "starting a mesh: wiremesh up --topology e-pd --encoders 1 --workers 2 $*"
-exec .venv/bin/wiremesh up --topology e-pd --encoders 1 --workers 2 "$@"
+serve_pictures --topology e-pd --encoders 1 --workers 2 "$@"

@@ -6,13 +6,4 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . launch/setup.sh
 
-set_up ""
-case " $* " in
-    *" --model"*) ;;
-    *)
-        .venv/bin/python -m launch.demo_model.senses .venv/senses
-        set -- --model .venv/senses "$@"
-        ;;
-esac
-say "starting a mesh: wiremesh up --topology epd --encoders 1 --prefill 1 --decode 2 $*"
-exec .venv/bin/wiremesh up --topology epd --encoders 1 --prefill 1 --decode 2 "$@"
+serve_pictures --topology epd --encoders 1 --prefill 1 --decode 2 "$@"

@@ -57,3 +57,17 @@ test_engine() {
     "$home/bin/python" -m pip install --quiet --disable-pip-version-check --editable ".[test,transformers]"
     "$home/bin/python" -m pytest --quiet -p no:cacheprovider tests/nodes/engines/test_transformers.py
 }
+
+# A mesh that sees: `wiremesh up` with these flags. Without --model it serves a tiny model, which knows nothing.
+serve_pictures() {
+    set_up ""
+    case " $* " in
+        *" --model"*) ;;
+        *)
+            .venv/bin/python -m launch.demo_model.senses .venv/senses
+            set -- --model .venv/senses "$@"
+            ;;
+    esac
+    say "starting a mesh: wiremesh up $*"
+    exec .venv/bin/wiremesh up "$@"
+}
