@@ -34,14 +34,15 @@ from nodes.frontend.broadcast import Broadcast, Turns
 from nodes.frontend.choice import Choice
 from nodes.frontend.completions import Prepared, choice_of
 from nodes.frontend.generation import Generation
+from nodes.frontend.models import Model
 from nodes.frontend.tally import Tally
 from nodes.frontend.texts import build
 from nodes.generation import Generation as Wanted
 from nodes.generation import encode as encode_wanted
-from nodes.host_core import PacedHost
 from nodes.names import endpoint_of
 from nodes.openai.demand import Chat, Demand, Kind
 from nodes.openai.responses import Answer
+from nodes.paced import PacedHost
 from nodes.text.tokenizer import ModelFiles, digest
 from proto import codec
 from proto.messages import Offer, Role
@@ -111,7 +112,8 @@ class Line:
         self._tally = Tally()
         contents = contents_of(truth.folder)
         self._text = build(contents, digest(ModelFiles(**contents)))
-        self._model: Any = None  # what a choice is made of does not look at it
+        card: Any = None  # what a choice is made of does not look at it
+        self._model: Model[Any] = Model(MODEL, card)
         self._delivered: list[Deliver] = []
         self._finished: list[Finish] = []
         self._frames: deque[tuple[int, int, bytes]] = deque()  # (target, session, frame)

@@ -106,6 +106,7 @@ def _serving_commands(commands: "argparse._SubParsersAction[argparse.ArgumentPar
     from launch import (
         flags_chat,
         flags_drain,
+        flags_engines,
         flags_explain,
         flags_frontend,
         flags_pools,
@@ -127,6 +128,13 @@ def _serving_commands(commands: "argparse._SubParsersAction[argparse.ArgumentPar
     worker = _command(commands, "worker", "serve a model: one node")
     add_arguments(worker, flags_worker.WorkerFlags, flags_worker.WORKER_HELP, "worker")
     add_arguments(worker)
+    worker.add_argument("native_words", nargs="*", metavar="-- FLAGS", help=flags_worker.WORKER_WORDS_HELP)
+
+    engines = _command(
+        commands, "engines", "which engines this machine has, and how to install one", flags_engines.ENGINES_EPILOG
+    )
+    engines.add_argument("words", nargs="*", metavar="install NAME", help=flags_engines.ENGINES_WORDS_HELP)
+    add_arguments(engines, flags_engines.EnginesFlags, flags_engines.ENGINES_HELP, "engines")
 
     router = _command(commands, "router", "say where requests should go: one node")
     add_arguments(router, flags_router.RouterFlags, flags_router.ROUTER_HELP, "router")

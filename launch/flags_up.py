@@ -66,8 +66,8 @@ class UpFlags(Struct, frozen=True):
 
 UP_HELP = {
     "model": "a Hugging Face model directory, or demo, the small model that comes with Wiremesh (default: demo)",
-    "engine": "what computes: numpy (a real model on the CPU) or sim (a model of time, tokens that can be checked); "
-    "default: what 'wiremesh worker' would take",
+    "engine": "what computes: numpy (a real model on the CPU), sim (a model of time, tokens that can be checked) or "
+    "another of 'wiremesh engines' that is in this environment; default: what 'wiremesh worker' would take",
     "topology": "which work is done apart: agg (nothing: each worker does whole requests), pd (prefill and decode), "
     "epd (encoders for pictures and sounds, prefill, decode), e-pd (encoders, and workers for the rest), ep-d (prefill "
     "workers that also encode, and decode) (default: agg)",
@@ -82,7 +82,8 @@ UP_HELP = {
     "port": "the frontends' HTTP port; 0 takes any that is free (default: 8000)",
     "json": "tell what happens as one JSON object for each line, and nothing else, on the standard output",
 }
-UP_WORDS_HELP = "flags after -- are for the workers, as in: wiremesh up --engine sim -- --speedup 0"
+UP_WORDS_HELP = "flags after -- are for the workers, as in: wiremesh up --engine sim -- --speedup 0; behind "
+"another -- they are for the engine, as in: wiremesh up --engine vllm -- --slots 8 -- --enforce-eager"
 UP_EPILOG = """\
 Every node is a process of its own in the mesh of --join and --mesh, so
 'wiremesh nodes', 'worker' or 'drain' in another terminal meet these nodes. One

@@ -1,5 +1,7 @@
 """Pure. The flags of `wiremesh worker`."""
 
+from math import inf
+
 from mesh.options import OptionRefused
 from nodes.engine_options import ENGINES, KV_BYTES, STAGING_BYTES, WAYS, EngineOptions
 from nodes.faults import FORM
@@ -7,6 +9,7 @@ from nodes.tiers.options import DISK_FORM, STORE_FORM, USES
 
 QUEUE = 256  # requests that wait here: more would wait longer than a client does
 THREADS_MAX = 1024
+START_S = 3_600.0  # the largest models load and compile for most of an hour
 
 
 class WorkerFlags(EngineOptions, frozen=True):
@@ -14,20 +17,25 @@ class WorkerFlags(EngineOptions, frozen=True):
 
     queue: int = QUEUE
     threads: int = 0
+    start_s: float = START_S
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.queue <= 1_000_000:
             raise OptionRefused(f"--queue is {self.queue}: it must be 0 or more")
+        if not 0 <= self.start_s < inf:
+            raise OptionRefused(f"--start-s is {self.start_s}: it must be seconds, 0 or more")
         if not 0 <= self.threads <= THREADS_MAX:
             raise OptionRefused(f"--threads is {self.threads}: it must be between 0 and {THREADS_MAX}")
 
 
+WORKER_WORDS_HELP = "words after -- are for the engine, as it knows them"
 WORKER_HELP = {
     "model": "what to serve: a Hugging Face model directory, or demo (default: demo)",
     "name_as": "the name that clients ask for (default: the directory's)",
     "engine": f"{', '.join(ENGINES)}: numpy computes the model on this CPU; transformers any causal model of that "
-    "library, on a CPU or GPU; sim only pretends, with the batching, cache and timing of a GPU (default: numpy)",
+    "library, on a CPU or GPU; vllm, sglang and others run by themselves; openai is whatever serves --url; sim only "
+    "pretends, with the batching, cache and timing of a GPU (default: numpy)",
     "device": "transformers: cpu, cuda, cuda:1 ... (default: the first GPU, or the CPU)",
     "dtype": "transformers: auto, float32, float16 or bfloat16 (default: auto, as the model's files say)",
     "role": "worker does whole requests; prefill computes prompts and hands their cache over; decode goes on with what "
@@ -36,6 +44,14 @@ WORKER_HELP = {
     "kv_staging_bytes": "memory for caches on their way to or from other workers, taken as it is used; 0: none are "
     f"moved (default: {STAGING_BYTES}, 256 MiB)",
     "transports": f"how caches are moved, the best first: shared, bulk, nixl (default: {WAYS})",
+    "logits_processor": "numpy, transformers, trtllm, vllm: MODULE:NAME of something that changes a row of logits in "
+    "place before a token is chosen, called with (input_ids, logits); repeat it for more",
+    "native": "vllm, sglang, trtllm: one word of the engine's own flags; words after -- are the same, as in: wiremesh "
+    "worker --engine vllm --model DIR -- --max-num-seqs 8",
+    "url": "openai: the server's OpenAI-compatible URL, as in http://127.0.0.1:8001/v1; --model is the directory of "
+    "the model there, of which only the tokenizer is read",
+    "url_model": "openai: the model's name there (default: the only one, or that of --name-as)",
+    "url_key_file": "openai: a file with the server's API key (default: none is sent)",
     "pool": "the pool that it belongs to, where 'wiremesh pools' places requests (default: the one called default)",
     "slots": "requests that run at once (default: 32, or 256 for sim)",
     "queue": f"requests that may wait for a slot; more are sent elsewhere or refused (default: {QUEUE})",
@@ -47,6 +63,7 @@ WORKER_HELP = {
     "caching": "keep the cache of prompts that begin alike (default: yes)",
     "hand_over": "when the cache is full, move the last request to another worker instead of computing it again later",
     "exact": "numpy: each request's tokens depend on nothing but the request, to the last bit; slower",
+    "start_s": f"give up if the engine has not started by then; 0 waits for ever (default: {START_S:.0f})",
     "threads": "threads of one matrix product (default: the environment's OPENBLAS_NUM_THREADS, or 1)",
     "speedup": "sim: divide all times by this; 0 is as fast as it can (default: 1)",
     "prefill_ms": "sim: a measured point TOKENS:MS of how long a step with so many prompt tokens takes; repeat it "

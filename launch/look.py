@@ -35,11 +35,13 @@ async def _try(url: str) -> Served:
     if status == UNAUTHORIZED:
         return Served(url, keyed=True)
     model = _first_model(text)
-    for chat in (True, False):
-        path, body = request_of(model, chat)
-        status, text = await ask(url, path, msgspec.json.encode({**body, "max_tokens": 1}))
+    for served in (Served(url, model), Served(url, model, chat=False), Served(url, model, embeds=True)):
+        path, body = request_of(served)
+        if not served.embeds:
+            body["max_tokens"] = 1
+        status, text = await ask(url, path, msgspec.json.encode(body))
         if status == 200:
-            return Served(url, model, chat)
+            return served
     raise OSError(f"a first request is answered with {status}: {text[:200].decode(errors='replace').strip()}")
 
 

@@ -26,6 +26,7 @@ class Served(Struct, frozen=True):
     model: str = ""
     chat: bool = True  # whether the model has a chat template
     keyed: bool = False  # whether requests need an API key
+    embeds: bool = False  # it makes embeddings, and no text
 
 
 class Announcement(Struct, frozen=True, omit_defaults=True):
@@ -41,15 +42,18 @@ class Announcement(Struct, frozen=True, omit_defaults=True):
 
 def curl(served: Served) -> str:
     """One command that works when it is pasted into a shell."""
-    path, body = request_of(served.model, served.chat)
+    path, body = request_of(served)
     insecure = "-k " if served.url.startswith("https:") else ""  # a certificate that we were given may be its own
     text = json.dumps(body).replace("'", "'\\''")  # the only character that ends a quoted word of the shell
     return f"curl {insecure}{served.url}{path} -H '{CONTENT}' -d '{text}'"
 
 
-def request_of(model: str, chat: bool) -> tuple[str, dict[str, object]]:
+def request_of(served: Served) -> tuple[str, dict[str, object]]:
     """The path and the body of a first request."""
-    if chat:
+    model = served.model
+    if served.embeds:
+        return "/v1/embeddings", {"model": model, "input": QUESTION}
+    if served.chat:
         message = {"role": "user", "content": QUESTION}
         return "/v1/chat/completions", {"model": model, "messages": [message], **SHORT}
     return "/v1/completions", {"model": model, "prompt": QUESTION, **SHORT}
@@ -61,12 +65,13 @@ def announce(show: Show, served: Served | None) -> list[str]:
         return [show.text]
     if served.keyed:
         return [f"{show.text} at {served.url}; they need one of your API keys, as 'authorization: Bearer KEY'"]
+    talk = "" if served.embeds else f"'wiremesh chat{_url_flag(served.url)}', or "
     return [
         f"model {served.model!r} is served at {served.url}: {show.text}. Try",
         "",
         f"  {curl(served)}",
         "",
-        f"or 'wiremesh chat{_url_flag(served.url)}', or {served.url}/docs; Ctrl-C stops all of it",
+        f"or {talk}{served.url}/docs; Ctrl-C stops all of it",
     ]
 
 

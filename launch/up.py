@@ -60,16 +60,22 @@ def places_of(
     flags: UpFlags, port: int, shared: tuple[str, ...], for_workers: tuple[str, ...], nickname: str
 ) -> list[Place]:
     """A place for each node, with the command of its process."""
-    worker = [*_given("model", flags.model), *_given("engine", flags.engine), *for_workers]
+    end = for_workers.index("--") if "--" in for_workers else len(for_workers)
+    own, engines = for_workers[:end], for_workers[end:]  # after a second -- they are for the engine
+    shared_flags = [*_given("model", flags.model), *_given("engine", flags.engine)]
+
+    def worker(role: str) -> list[str]:
+        return [*shared_flags, *own, *_given("role", role), *engines]
+
     frontend = ["--host", flags.host, "--port", str(port)]
     router: list[str] = []
     if flags.count("prefill") and SPLIT_VARIABLE not in os.environ:
         router = ["--disagg-tokens", "0"]  # who asks for prefill workers wants to see them work, with short prompts too
     kinds = [
-        ("worker", "worker", "worker", flags.count("workers"), worker),
-        ("decode", "worker", "worker", flags.count("decode"), [*worker, "--role", "decode"]),
-        ("prefill", "prefill", "worker", flags.count("prefill"), [*worker, "--role", "prefill"]),
-        ("encoder", "encoder", "worker", flags.count("encoders"), [*worker, "--role", "encoder"]),
+        ("worker", "worker", "worker", flags.count("workers"), worker("")),
+        ("decode", "worker", "worker", flags.count("decode"), worker("decode")),
+        ("prefill", "prefill", "worker", flags.count("prefill"), worker("prefill")),
+        ("encoder", "encoder", "worker", flags.count("encoders"), worker("encoder")),
         ("router", "router", "router", flags.count("routers"), router),
         ("frontend", "frontend", "frontend", flags.frontends, frontend),
     ]

@@ -10,8 +10,8 @@ class Claim:
     """One leg of ours."""
 
     __slots__ = (
-        "alone", "attempt", "awaits", "due", "endpoint", "feeder", "handed", "limit", "ordinal", "peer", "request",
-        "running", "start", "state",
+        "alone", "attempt", "awaits", "due", "endpoint", "feeder", "handed", "limit", "ordinal", "peer", "rank",
+        "request", "running", "start", "state",
     )  # fmt: skip
 
     def __init__(self, peer: int, request: int, attempt: int, limit: int, ordinal: int) -> None:
@@ -26,6 +26,7 @@ class Claim:
         self.running = False  # it has its slot, as far as we were told
         self.alone = False  # it was sent as a suspect
         self.endpoint = ""
+        self.rank = -1  # of its holder, if that has several and one was advised
         self.feeder = False  # another stop comes after it
         self.handed = False  # and may begin
         self.awaits = False  # an earlier leg may still make units: it is owed a Fed

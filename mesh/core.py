@@ -272,6 +272,7 @@ class Finish(Struct):
     cached: int = 0  # positions of the prompt that the last holder did not have to compute
     why: str = ""  # the router's reason for the last placement
     endpoints: tuple[str, ...] = ()  # what each of the nodes was asked
+    moved_at: tuple[int, ...] = ()  # how many units there were when it went on elsewhere
 
 
 # --- Effects: towards what runs a leg ------------------------------------------------------------------

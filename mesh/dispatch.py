@@ -130,8 +130,7 @@ class Dispatch:
         if message.endpoints and not message.itinerary:
             self._do_without(request, message, now)
             return
-        endpoints = [*message.endpoints, *[request.ask.endpoint] * len(message.itinerary)]
-        stops = [*zip(message.itinerary, endpoints, strict=False)]
+        stops = _stops(message, request.ask.endpoint)
         if request.accused or not self._placing.fits(request, stops, now):
             self._by_itself(request, now)
             return
@@ -190,26 +189,31 @@ class Dispatch:
             request.handles.clear()
         request.stops = stops
         request.placements += 1
+        if request.position and request.started:
+            request.moved_at.append(request.position)
         request.walk, request.walk_start, request.housed = request.attempt + 1, request.position, 0.0
         self.next_stop(request, now)
 
     def next_stop(self, request: Request, now: float) -> bool:
         """Submit the next leg; False if nobody can take it."""
-        node, endpoint = request.stops.pop(0)
+        node, endpoint, rank = request.stops.pop(0)
         last = not request.stops
         peers = self._placing.able(request, now, endpoint, last)
         if not peers:
             return False
-        self._submit(request, peers.get(node) or self._placing.choose(request, peers, endpoint), endpoint, now)
+        peer = peers.get(node)
+        if peer is None:
+            peer, rank = self._placing.choose(request, peers, endpoint), request.rank if last else -1
+        self._submit(request, peer, endpoint, rank, now)
         return True
 
     def instead(self, request: Request, claim: Claim, now: float) -> bool:
         """A leg was not taken, and what its forerunners made is still good: another holder for it, if there is one."""
-        request.stops.insert(0, (0, claim.endpoint))
+        request.stops.insert(0, (0, claim.endpoint, -1))
         request.placements += 1
         return self.next_stop(request, now)
 
-    def _submit(self, request: Request, peer: Peer, endpoint: str, now: float) -> None:
+    def _submit(self, request: Request, peer: Peer, endpoint: str, rank: int, now: float) -> None:
         if request.attempt >= limits.ATTEMPT_MAX:
             self._finish(request, Reason.MOVED_TOO_OFTEN, now, text=f"{request.attempt} attempts")
             return
@@ -219,6 +223,7 @@ class Dispatch:
         claim = self._claims.add(peer.node, request.number, request.attempt, limit)
         claim.endpoint, claim.feeder = endpoint, bool(request.stops)
         claim.start, claim.alone = request.position, request.suspect
+        claim.rank = rank if rank < peer.ranks > 1 else -1
         claim.awaits = request.claim is not None
         if claim.awaits:
             request.ahead.append(claim)
@@ -227,3 +232,11 @@ class Dispatch:
         if request.ask.stall_s > 0:
             self._timers.set((STALL, request.number), now + request.ask.stall_s)
         self._send(peer.node, request.submit(claim, now), now)
+
+
+def _stops(message: Placed, asked: str) -> list[Stop]:
+    """What a router advises; an endpoint that it does not name is the one that was asked for."""
+    nodes = message.itinerary
+    before = max(0, len(nodes) - 1)
+    ranks = [*[*message.ranks, *[0] * before][:before], message.rank]
+    return list(zip(nodes, [*message.endpoints, *[asked] * len(nodes)], ranks, strict=False))

@@ -16,6 +16,7 @@ import msgspec
 REMARK_S = 60.0  # the same thing is said at most that often
 REMARKS_MAX = 1_000  # topics remembered; who floods us with new ones shall not fill our memory
 WAITING_BYTES_MAX = 1 << 20  # of lines that nobody reads: 5,000 or so
+REST_S = 0.05  # between two writes: a thread that wakes up for each line takes the interpreter from who serves
 LAST_WORDS_S = 1.0  # at the end: how long a reader may take for what still waits
 TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
@@ -51,8 +52,7 @@ class Outlet:
         self._lost = 0  # lines
         self._thread: threading.Thread | None = None
         self._turn = threading.Condition()
-        self._writing = False
-        self._closed = False
+        self._writing = self._idle = self._hurried = self._closed = False
 
     def put(self, text: str) -> None:
         """Some lines."""
@@ -65,12 +65,17 @@ class Outlet:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="log", daemon=True)
                 self._thread.start()
-            self._turn.notify_all()
+            if self._idle:
+                self._idle = False
+                self._turn.notify_all()
 
     def flush(self, timeout_s: float = LAST_WORDS_S) -> None:
         """Return when all is written, or the time is up."""
         with self._turn:
+            self._hurried = True
+            self._turn.notify_all()
             self._turn.wait_for(lambda: not self._waiting and not self._writing, timeout_s)
+            self._hurried = False
 
     def close(self) -> None:
         """Write what waits, and end the thread."""
@@ -88,9 +93,13 @@ class Outlet:
 
     def _next(self) -> str:
         with self._turn:
-            self._writing = False
-            self._turn.notify_all()
+            if self._writing:
+                self._writing = False
+                self._turn.notify_all()
+                self._turn.wait_for(lambda: self._hurried or self._closed, REST_S)
+            self._idle = True
             self._turn.wait_for(lambda: bool(self._waiting) or self._closed)
+            self._idle = False
             text, lost = "".join(self._waiting), self._lost
             self._waiting.clear()
             self._bytes = self._lost = 0

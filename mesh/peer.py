@@ -11,7 +11,7 @@ class Peer:
 
     __slots__ = (
         "address_turn", "asked", "beat_s", "draining", "failures", "heard", "heard_sequence", "hello", "known",
-        "load", "node", "offers", "progress", "progress_at", "record", "rights", "sent", "session", "state",
+        "load", "node", "offers", "progress", "progress_at", "ranks", "record", "rights", "sent", "session", "state",
         "their_session", "their_session_newest", "told_off", "up_at", "welcomed", "zid",
     )  # fmt: skip
 
@@ -40,6 +40,7 @@ class Peer:
         # What it says of itself.
         self.offers: dict[str, Offer] = {}
         self.load = NO_LOAD
+        self.ranks = 1  # of its engine: each takes requests by itself
         self.progress = 0
         self.progress_at = now
         self.draining = False

@@ -35,7 +35,7 @@ class Placing:
     def fits(self, request: Request, stops: list[Stop], now: float) -> bool:
         """Whether each stop of this advice can be made."""
         last = len(stops) - 1
-        able = [node in self.able(request, now, name, at == last) for at, (node, name) in enumerate(stops)]
+        able = [node in self.able(request, now, name, at == last) for at, (node, name, _) in enumerate(stops)]
         return bool(able) and all(able)
 
     def plan(self, request: Request, now: float) -> list[Stop]:
@@ -45,7 +45,8 @@ class Placing:
             last = endpoint == ask.endpoint
             peers = self.able(request, now, endpoint, last)
             if peers:
-                stops.append((self.choose(request, peers, endpoint).node, endpoint))
+                rank = request.rank if last else -1
+                stops.append((self.choose(request, peers, endpoint).node, endpoint, rank))
             elif last or now < request.homeless + ask.patience_s:
                 return []  # after that it has to do without what it needs: who cannot says so
         return stops

@@ -9,7 +9,7 @@ from proto.session import Sign
 def start(peer: Peer, now: float) -> None:
     """A peer has just come up: it owes us nothing yet."""
     peer.up_at = peer.progress_at = now
-    peer.load, peer.progress = Load(), 0
+    peer.load, peer.ranks, peer.progress = Load(), 1, 0
 
 
 def judge(peer: Peer, now: float) -> list[Sign]:
@@ -31,6 +31,7 @@ def take_pong(peer: Peer, pong: Pong, now: float) -> bool:
     if moved:
         peer.progress_at = now
     peer.progress, peer.load, peer.draining = pong.progress, pong.load, pong.draining
+    peer.ranks = len(pong.reports) or 1
     return moved
 
 

@@ -7,13 +7,14 @@ from mesh.core import Ask, Finish
 from proto import codec, limits
 from proto.errors import Reason, RemoteError
 from proto.messages import Part, Reject, Resume, Submit
+from proto.placing import RANK
 
 UNHEARD_MAX = 2  # holders that may die before we hear that a request runs there
 REJECTS_MAX = 6  # refusals in a row before its caller hears of it
 MOVED_PATIENCE_S = 30.0  # a request that was running waits that long for another instance: time for a restart
 EXCLUDE_S = 5.0  # a node that failed this request is not tried again for that long
 
-Stop = tuple[int, str]  # a node, and what it is asked
+Stop = tuple[int, str, int]  # a node, what it is asked, and which of its ranks; -1: any
 Units = tuple[list[int], list[bytes]]  # tokens or items, never both
 
 
@@ -23,9 +24,9 @@ class Request:
     __slots__ = (
         "accused", "ahead", "ask", "asking", "attempt", "cached", "carries", "checkpoint", "checkpoint_position",
         "claim", "consumed", "deadline", "endpoints", "excluded", "handles", "heard", "homeless", "housed",
-        "migrations", "moves", "nodes", "number", "parked", "pinned", "placements", "position", "rejects", "resumable",
-        "retry_ms", "started", "stopping", "stops", "suspect", "tokens", "uneasy", "unheard", "waiting", "walk",
-        "walk_start", "why",
+        "migrations", "moved_at", "moves", "nodes", "number", "parked", "pinned", "placements", "position", "rejects",
+        "resumable", "retry_ms", "started", "stopping", "stops", "suspect", "tokens", "uneasy", "unheard", "waiting",
+        "walk", "walk_start", "why",
     )  # fmt: skip
 
     def __init__(self, ask: Ask, now: float) -> None:
@@ -67,6 +68,7 @@ class Request:
         self.rejects = 0  # refusals in a row
         self.retry_ms = 0  # what the last refusal advised
         self.heard = now  # when it last moved on
+        self.moved_at: list[int] = []  # how many units there were when it went on elsewhere, if there were any
         self.nodes: list[int] = []  # of all legs
         self.endpoints: list[str] = []
 
@@ -88,6 +90,11 @@ class Request:
     def limit(self) -> int:
         """Credit: how far the holder may send now."""
         return min(self.consumed + self.ask.window, limits.POSITION_MAX)
+
+    @property
+    def rank(self) -> int:
+        """Where its last stop should be, if nobody advises: what its caller wished; -1: any."""
+        return self.ask.wish.rank if self.ask.wish is not None else -1
 
     @property
     def moved(self) -> bool:
@@ -116,11 +123,16 @@ class Request:
             resume=self._resume(),
             deadline_ms=min(remaining_ms, limits.DEADLINE_MS_MAX),
             trace=ask.trace,
-            metadata=ask.metadata,
+            metadata=self._metadata(claim),
             suspect=self.suspect,
             handles=[*ask.handles, *self.handles][: limits.HANDLES_MAX],
             awaits=claim.awaits,
         )
+
+    def _metadata(self, claim: Claim) -> dict[str, str]:
+        given = self.ask.metadata
+        full = len(given) >= limits.METADATA_ENTRIES_MAX  # then the holder chooses its rank
+        return given if claim.rank < 0 or full else {**given, RANK: str(claim.rank)}
 
     def _resume(self) -> Resume | None:
         """The partial state that the next holder goes on from."""
@@ -204,7 +216,8 @@ class Request:
         """The last effect about it. That time is up is for either side to notice, in the same words."""
         if reason is Reason.DEADLINE:
             text = f"not done within {self.ask.timeout_s:g} s"
-        history = self.placements, tuple(self.nodes), self.cached, self.why, tuple(self.endpoints)
+        nodes, endpoints = tuple(self.nodes), tuple(self.endpoints)
+        history = self.placements, nodes, self.cached, self.why, endpoints, tuple(self.moved_at)
         return Finish(self.number, reason, self.position, name, text, self.retry_ms, *history)
 
     def check(self) -> None:

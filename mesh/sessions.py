@@ -19,6 +19,8 @@ from proto.basics import Message
 from proto.messages import Hello, Record, Welcome
 from proto.session import Sign, State, step
 
+ENDPOINTS_MAX = 1_024  # whose peers are kept at hand: more than a mesh has
+
 
 class Sessions:
     """All known nodes, each with at most one session in each direction."""
@@ -34,6 +36,7 @@ class Sessions:
         self.by_session: dict[int, Peer] = {}
         self.timers: Timers[int] = Timers()  # one per peer; what it means depends on the peer's state
         self.draining = False
+        self._serving: dict[str, list[Peer]] = {}  # asked several times for each request; empty after each change
         self._opened = 0
 
     # --- Sending -----------------------------------------------------------------------------------
@@ -67,8 +70,15 @@ class Sessions:
 
     def serving(self, endpoint: str) -> list[Peer]:
         """Live peers that offer an endpoint, in an order that depends on nothing but their ids."""
-        found = [peer for peer in self.by_node.values() if peer.live and endpoint in peer.offers]
-        return sorted(found, key=_node_of)
+        found = self._serving.get(endpoint)
+        if found is None:
+            if len(self._serving) >= ENDPOINTS_MAX:
+                self._serving.clear()
+            found = self._serving[endpoint] = self._look_for(endpoint)
+        return found
+
+    def _look_for(self, endpoint: str) -> list[Peer]:
+        return sorted((peer for peer in self.by_node.values() if peer.live and endpoint in peer.offers), key=_node_of)
 
     # --- A peer's life -------------------------------------------------------------------------------
 
@@ -91,6 +101,7 @@ class Sessions:
         self.unbind(peer)
         self.timers.clear(peer.node)
         del self.by_node[peer.node]
+        self._serving.clear()
 
     def dial(self, peer: Peer, now: float) -> None:
         """Open our half, and finish the other one if it waits for that."""
@@ -122,6 +133,7 @@ class Sessions:
         peer.zid, peer.their_session, peer.their_session_newest = zid, hello.session, hello.session
         peer.heard_sequence, peer.heard, peer.hello = 1, now, hello
         peer.rights = rights.rights(hello.role)
+        self._serving.clear()
         peer.offers = {offer.endpoint: offer for offer in hello.offers}
         peer.draining = hello.draining
         peer.beat_s = min(self._settings.beat_ms, hello.beat_ms) / 1000
@@ -147,6 +159,7 @@ class Sessions:
         peer.state = step(before, sign)
         if peer.state is before:
             return
+        self._serving.clear()
         if sign is Sign.GREETED:
             self.inner.append(PeerUp(peer.node))
         elif peer.state is State.HUNG:
@@ -156,6 +169,7 @@ class Sessions:
 
     def clear(self) -> None:
         """We are gone."""
+        self._serving.clear()
         self.by_node.clear()
         self.by_zid.clear()
         self.by_session.clear()
@@ -170,6 +184,7 @@ class Sessions:
             assert not peer.session or self.by_session[peer.session] is peer
         assert len(self.by_zid) == sum(1 for peer in self.by_node.values() if peer.zid)
         assert len(self.by_session) == sum(1 for peer in self.by_node.values() if peer.session)
+        assert all(found == self._look_for(endpoint) for endpoint, found in self._serving.items())
         assert not self.by_node or self.timers.deadline() < inf, "every peer has its timer"
 
 

@@ -1,6 +1,7 @@
 """Pure. What a host tells its engine between two steps, and what the engine says to it at once."""
 
 from collections.abc import Hashable, Sequence
+from typing import Any
 
 from msgspec import Struct
 
@@ -27,7 +28,13 @@ class Stir(Struct):
     """Look again, even if there was nothing to do."""
 
 
-Command = Job | Cancel | Land | Stir
+class Sleep(Struct):
+    """Give memory back; 0: take it again. There is no job by then."""
+
+    level: int
+
+
+Command = Job | Cancel | Land | Stir | Sleep
 
 
 class Applied(Struct):
@@ -36,6 +43,7 @@ class Applied(Struct):
     refused: list[tuple[Hashable, str]] = []
     freed: list[tuple[Hashable, int]] = []  # and how many positions were copied
     landed: list[Hashable] = []  # what lay there for them may be written to again
+    slept: bool = False
 
 
 def apply(engine: Engine, commands: Sequence[Command]) -> Applied:
@@ -54,4 +62,8 @@ def apply(engine: Engine, commands: Sequence[Command]) -> Applied:
                 applied.landed.append(command.key)
             case Stir():
                 engine.stir()
+            case Sleep():
+                sleeper: Any = engine  # its card said so
+                sleeper.sleep(command.level) if command.level else sleeper.wake()
+                applied.slept = True
     return applied

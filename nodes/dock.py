@@ -78,7 +78,8 @@ class PlaneDock:
 
         def ended(end: Ended) -> None:
             del self._pulls[number]
-            self.received_bytes[str(end.way)] = self.received_bytes.get(str(end.way), 0) + end.position
+            came = max(0, end.position - room.start)
+            self.received_bytes[str(end.way)] = self.received_bytes.get(str(end.way), 0) + came
             if end.ending is Ending.DONE:
                 self.pull_s.add(self._loop.time() - began)
             elif end.ending is Ending.FAILED:
@@ -91,7 +92,13 @@ class PlaneDock:
 
         try:
             self._pulls[number] = self._plane.pull(
-                wanted, self._memory, [self._piece(room)], layout=self._layout, ended=ended, progressed=progressed
+                wanted,
+                self._memory,
+                [self._piece(room)],
+                layout=self._layout,
+                start=room.start,
+                ended=ended,
+                progressed=progressed,
             )
         except TransferRefused as refused:
             self.failures["refused"] = self.failures.get("refused", 0) + 1

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from mesh.core import Event, Finished, Go, Halt, Hint, Leg, Prepared, Start, Yielded
 from nodes import generation, names, parcels
 from nodes.engines.contract import BlockEvent
+from nodes.host import PULSE_S, Pulse
 from nodes.media import limits
 from nodes.media.content import MediaRefused
 from nodes.media.desk import failed
@@ -21,6 +22,7 @@ from nodes.transfer import Memory, TransferRefused
 from proto.messages import Offer
 
 POLL_S = 0.02
+TOWER_S_MAX = 30.0  # for one part: a long sound on a slow machine takes less; a tower that takes longer hangs
 SLOTS = 64  # legs at once: most of them wait for a picture to come, or for the one that is worked on
 
 log = logging.getLogger("wiremesh.encoder")
@@ -38,6 +40,8 @@ class EncoderHost:
         self._embedder: asyncio.Future[tuple[Embedder, Memory]] | None = None
         self.outcomes = dict.fromkeys(("complete", "refused", "failed", "cancelled", "stopped"), 0)
         self.offered_bytes = 0
+        self._pulse: Pulse | None = None
+        self._made, self._still_s = 0, 0.0  # embeddings, when the pulse last looked, and for how long that has been all
 
     def offer(self) -> Offer:
         return self._offer
@@ -45,6 +49,7 @@ class EncoderHost:
     def attach(self, post: Callable[[Event], None], loop: asyncio.AbstractEventLoop) -> None:
         self._post, self._loop = post, loop
         self._embedder = loop.create_future()
+        self._pulse = Pulse(post, loop, self._is_well)
 
     def begin(self, embedder: Embedder, memory: Memory) -> None:
         """The plane has started; `memory` is the shelf's, on it."""
@@ -68,7 +73,17 @@ class EncoderHost:
         if self._ended(halt.leg, "cancelled"):
             self._post(Yielded(halt.leg))
 
+    def _is_well(self) -> bool:
+        """Legs wait for parts to come, and for their turn, as long as they like; the tower may not stand still."""
+        embedder = self._embedder.result()[0] if self._embedder is not None and self._embedder.done() else None
+        made = embedder.figures["encoded"] if embedder is not None else 0
+        moved = embedder is None or not embedder.encoding or made != self._made
+        self._made, self._still_s = made, 0.0 if moved else self._still_s + PULSE_S
+        return self._still_s < TOWER_S_MAX
+
     async def close(self) -> None:
+        if self._pulse is not None:
+            self._pulse.stop()
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
@@ -118,11 +133,13 @@ class EncoderHost:
         spots = generation.decode(start.payload).media
         if not spots:
             raise MediaRefused("the request holds nothing that an encoder could read")
-        found = await embedder.hold(spots, start.handles)
         try:
+            found = await embedder.hold(spots, start.handles)
+        finally:  # what was read before a part that cannot be is there all the same
             if events := embedder.shelf.events:
                 embedder.shelf.events = []
                 self._tell(events)
+        try:
             return self._offered(embedder, memory, found)
         except BaseException:
             embedder.let_go(found)
@@ -136,13 +153,13 @@ class EncoderHost:
             pieces += embedder.shelf.pieces(held.place)
             rows += held.place.rows
         size = sum(length for _, length in pieces)
-        self.offered_bytes += size
 
         def freed(_cause: object) -> None:
             self.offered_bytes -= size
             embedder.let_go(found)
 
         offer = embedder.plane.offer(memory, pieces, lease_s=limits.LEASE_S, pulls=1, freed=freed)
+        self.offered_bytes += size
         content = b"".join(found)
         return parcels.encode(parcels.Parcel(parcels.EMBEDDING, offer.handle(), embedder.digest, 0, rows, content))
 

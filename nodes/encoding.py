@@ -1,6 +1,7 @@
 """Shell. The process of an encoder: a model's eyes and ears on the mesh, without the model."""
 
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 from msgspec import Struct
 
@@ -18,6 +19,7 @@ from nodes.pooled import pool_endpoints
 from nodes.routing.teller import Teller
 from nodes.serving import Beside, introduction, serve
 from nodes.text.tokenizer import ModelFiles, digest
+from nodes.tiers.weights import mark_of
 from nodes.transfer import Plane
 from proto.messages import Role
 from proto.placing import Report
@@ -31,26 +33,47 @@ class Senses(Struct):
     """What an encoder has of a model."""
 
     model: str
-    digest: str  # of its files: what it makes is good for workers with the same
+    digest: str  # of its files and weights: what it makes is good for workers with the same
     cards: dict[str, MediaCard]
-    towers: Encodes
+    towers: "Towers"
+
+
+class Towers(Encodes, Protocol):
+    """Eyes and ears, and what they take."""
+
+    cards: dict[str, MediaCard]
 
 
 def load(options: EngineOptions) -> Senses:
     """Load a model's eyes and ears. Raises ModelRefused."""
     from nodes.engines.numpy.config import Unsupported
     from nodes.engines.numpy.safetensors import Damaged
-    from nodes.engines.numpy.towers import load as load_towers
 
     folder, model = folder_of(options.model), name_of(options.model, options.name_as)
     try:
-        towers = load_towers(folder, options.exact)
+        towers = _towers(folder, options)
     except (Unsupported, Damaged, MemoryError) as error:
         raise ModelRefused(f"the encoder cannot use {folder}: {error or 'not enough memory'}") from None
+    except ImportError as error:
+        raise ModelRefused(f"--engine transformers needs pip install 'wiremesh[transformers]': {error}") from None
     if towers is None:
         raise ModelRefused(f"{folder} has neither eyes nor ears: an encoder is of no use to it, start a worker")
     refuse_blind(towers.cards)
-    return Senses(model, digest(ModelFiles(**contents_of(folder))), towers.cards, towers)
+    build = f"{digest(ModelFiles(**contents_of(folder)))} {mark_of(folder)}"
+    return Senses(model, build, towers.cards, towers)
+
+
+def _towers(folder: Path, options: EngineOptions) -> Towers | None:
+    """Those of the engine whose workers they see for."""
+    if options.engine == "transformers":
+        from nodes.engines.transformers import vision
+        from nodes.engines.transformers.library import torch
+
+        device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        return vision.load(folder, device, options.dtype or "auto")
+    from nodes.engines.numpy.towers import load as load_towers
+
+    return load_towers(folder, options.exact)
 
 
 def refuse_blind(cards: dict[str, MediaCard]) -> None:

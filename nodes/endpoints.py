@@ -12,7 +12,7 @@ from mesh import schema
 from mesh.actor import Actor
 from mesh.endpoint import Endpoint, define
 from nodes import names
-from nodes.card import FileRequest, ModelCard, pieces
+from nodes.card import FileRequest, ModelCard, Objection, pieces
 from nodes.metrics import Family, counter, gauge, labelled
 
 GOODBYE_S = 0.02  # between the answer to a drain and the leaving: the answer is out first
@@ -58,8 +58,10 @@ def node_endpoints(
     return _defined({names.METRICS: metrics, names.STATUS: status, names.DRAIN: leave})
 
 
-def model_endpoints(card: ModelCard, contents: Mapping[str, bytes]) -> dict[str, Endpoint]:
-    """What a worker tells of its model. `contents` are the fields of `nodes.text.tokenizer.ModelFiles`."""
+def model_endpoints(
+    card: ModelCard, contents: Mapping[str, bytes], told: Callable[[Objection], None] = lambda objection: None
+) -> dict[str, Endpoint]:
+    """What a worker tells of its model, and is `told`. `contents` are fields of `nodes.text.tokenizer.ModelFiles`."""
 
     def tell(request: None) -> ModelCard:
         return card
@@ -69,7 +71,11 @@ def model_endpoints(card: ModelCard, contents: Mapping[str, bytes]) -> dict[str,
             raise schema.Refused(f"{request.name!r} is no file of a model: there are {', '.join(contents)}")
         return pieces(contents[request.name])
 
-    return _defined({names.CARD: tell, names.FILE: file})
+    def hear(request: Objection) -> str:
+        told(request)
+        return "heard"
+
+    return _defined({names.CARD: tell, names.FILE: file, names.OBJECT: hear})
 
 
 def node_families(actor: Actor) -> list[Family]:

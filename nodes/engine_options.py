@@ -13,7 +13,8 @@ from nodes.names import POOL_CHARS_MAX, is_pool
 from nodes.tiers.options import USES, USES_MAX, Asked, disk_of, read, store_of
 from nodes.transfer.causes import Way
 
-ENGINES = ("numpy", "transformers", "sim")
+ENGINES = ("numpy", "transformers", "sim", "openai", "vllm", "sglang", "trtllm")
+NATIVE = ("vllm", "sglang", "trtllm")  # engines with flags of their own, which are passed on as they are
 ROLES = ("worker", "prefill", "decode", "encoder")
 STAGING_BYTES = 256 << 20  # some prompts of a large model on their way; taken from the system only as it is used
 WAYS = "shared,bulk"  # NIXL only where it is asked for: its sockets know no mesh key
@@ -54,6 +55,11 @@ class EngineOptions(Struct, frozen=True):
     kv_staging_bytes: int = STAGING_BYTES
     transports: str = WAYS
     pool: str = ""
+    native: tuple[str, ...] = ()
+    logits_processor: tuple[str, ...] = ()
+    url: str = ""
+    url_model: str = ""
+    url_key_file: str = ""
 
     def __post_init__(self) -> None:
         _require(self.engine in ENGINES, "engine", self.engine, ", ".join(ENGINES[:-1]) + " or " + ENGINES[-1])
@@ -77,6 +83,7 @@ class EngineOptions(Struct, frozen=True):
         _try("kv_disk", lambda text: text and disk_of(text), self.kv_disk)
         _try("kv_store", lambda text: text and store_of(text), self.kv_store)
         _foreign(self)
+        _behind_url(self)
         if self.tiers is not None and not (self.caching and self.role != "encoder"):
             raise OptionRefused(
                 "--kv-host-bytes, --kv-disk and --kv-store are for workers that keep a cache of prompts"
@@ -126,8 +133,13 @@ def points(texts: Sequence[str]) -> tuple[tuple[float, float], ...]:
 
 ONLY = {  # which engines a flag is for
     **dict.fromkeys(("blocks", "speedup", "prefill_ms", "decode_ms", "fault", "poison"), ("sim",)),
-    **dict.fromkeys(("device", "dtype"), ("transformers",)),
+    "device": ("transformers", "sglang"),
+    "dtype": ("transformers", "vllm", "sglang", "trtllm"),
     "exact": ("numpy",),
+    "native": NATIVE,
+    "logits_processor": ("numpy", "transformers", "trtllm", "vllm"),
+    **dict.fromkeys(("url", "url_model", "url_key_file"), ("openai",)),
+    **dict.fromkeys(("kv_host_bytes", "kv_disk", "kv_store", "kv_uses"), ("numpy", "transformers", "sim")),
     "kv_bytes": ("numpy", "transformers"),
 }
 
@@ -139,6 +151,16 @@ def _foreign(options: EngineOptions) -> None:
         if options.engine not in engines and getattr(options, name) != defaults[name]:
             meant = " or ".join(engines)
             raise OptionRefused(f"--{name.replace('_', '-')} is for --engine {meant}, not {options.engine}")
+
+
+def _behind_url(options: EngineOptions) -> None:
+    """What is only for an engine behind a URL, or is not for it."""
+    if options.engine != "openai":
+        return
+    holds = options.url.startswith(("http://", "https://")) and len(options.url.split("://")[1]) > 0
+    _require(holds, "url", options.url, "the server's OpenAI-compatible URL, as in http://127.0.0.1:8001/v1")
+    if options.role != "worker":
+        raise OptionRefused(f"--engine openai is for --role worker, not {options.role}: no server hands its cache over")
 
 
 def _try(name: str, parse: object, value: object) -> None:

@@ -4,6 +4,7 @@ A worker may not trust what it reads: a number that an engine cannot compute wit
 beside it. So `decode` checks every field, whatever the frontend has checked before.
 """
 
+from collections.abc import Mapping
 from math import isfinite
 
 import msgspec
@@ -13,7 +14,8 @@ from nodes.engines.contract import Job, Logprobs, Sampling
 from nodes.engines.media import Media
 from nodes.media.content import KINDS
 from nodes.media.limits import HASH_BYTES, PARTS_MAX
-from proto.limits import TOKENS_MAX
+from proto.limits import NAME_CHARS_MAX, TOKENS_MAX
+from proto.placing import RANK
 
 TEMPERATURE_MAX = 100.0  # far beyond any use, and no overflow
 PENALTY_MAX = 1e3  # likewise
@@ -22,6 +24,8 @@ PRIORITY_MAX = 2**31 - 1  # any order that a person would think of
 LOGPROBS_MAX = 128  # alternatives per position; each costs some 15 bytes per token
 BIASES_MAX = 4_096  # entries of a logit bias: they are added one by one at each step
 STOPS_MAX = 1_024  # stop tokens
+RANK_DIGITS_MAX = 3  # of the number of a rank: there are 256 at most
+DIMENSIONS_MAX = 65_536  # numbers of an embedding, 256 KiB: some times the widest model
 SALT_CHARS_MAX = 1_024  # it is hashed once per request
 
 
@@ -50,6 +54,9 @@ class Generation(Struct, array_like=True, frozen=True):
     priority: int = 0
     digest: str = ""  # of the model's files, as the asker knows them; empty: any will do
     media: tuple[Spot, ...] = ()  # in the order of their positions
+    embeds: bool = False
+    dimensions: int = 0
+    lora: str = ""  # an adapter of the model
 
 
 Row = tuple[float, list[tuple[int, float]]]  # of `Logprobs`, without names: one goes with each token
@@ -76,7 +83,14 @@ def decode(payload: bytes) -> Generation:
     return found
 
 
-def job_of(key: object, generation: Generation, prompt: list[int], generated: list[int], vocabulary: int) -> Job:
+def job_of(
+    key: object,
+    generation: Generation,
+    prompt: list[int],
+    generated: list[int],
+    vocabulary: int,
+    metadata: Mapping[str, str] | None = None,
+) -> Job:
     """What an engine is given. A stop token that the model does not have never comes, and is left out."""
     return Job(
         key=key,
@@ -90,7 +104,17 @@ def job_of(key: object, generation: Generation, prompt: list[int], generated: li
         cache_salt=generation.cache_salt,
         priority=generation.priority,
         media=[Media(spot.first, spot.count, spot.content) for spot in generation.media],
+        embeds=generation.embeds,
+        dimensions=generation.dimensions,
+        lora=generation.lora,
+        rank=_rank(metadata or {}),
     )
+
+
+def _rank(metadata: Mapping[str, str]) -> int:
+    """The data-parallel rank that a router chose; -1: none, and the engine chooses."""
+    said = metadata.get(RANK, "")
+    return int(said) if said.isdecimal() and len(said) <= RANK_DIGITS_MAX else -1
 
 
 def encode_logprobs(logprobs: Logprobs) -> bytes:
@@ -119,6 +143,10 @@ def _complaint(found: Generation) -> str:
         return f"stop token {min(found.stop_tokens)}: a token's id is 0 or more"
     if len(found.cache_salt) > SALT_CHARS_MAX:
         return f"cache_salt has {len(found.cache_salt)} characters: {SALT_CHARS_MAX} are the most"
+    if len(found.lora) > NAME_CHARS_MAX:
+        return f"the name of an adapter has {len(found.lora)} characters: {NAME_CHARS_MAX} are the most"
+    if not 0 <= found.dimensions <= DIMENSIONS_MAX:
+        return f"dimensions is {found.dimensions}: it must be between 0 and {DIMENSIONS_MAX}"
     if abs(found.priority) > PRIORITY_MAX:
         return f"priority is {found.priority}: it must be between -{PRIORITY_MAX} and {PRIORITY_MAX}"
     return ""

@@ -43,6 +43,7 @@ class Side(Struct, eq=False):
     feeds: bool = False
     told: int = 0  # bytes of its offer that are ready
     parcel: Parcel | None = None  # what it is fed
+    first: int = 0  # position that is pulled: what is before is in the engine's cache
     awaits: bool = False  # Go has not come
     arrived: int = 0  # positions
     landing: bool = False  # the engine was told
@@ -61,6 +62,7 @@ class Handing:
         self.sides: dict[Hashable, Side] = {}
         self.counts = dict.fromkeys(COUNTS, 0)
         self.landed_positions = 0
+        self.spared_positions = 0  # that need not be pulled
         self.land: Landing = _nowhere
         self._kept: dict[Hashable, Room] = {}  # the engine is about to write there what it has of a leg
         self._waiting: dict[Hashable, None] = {}  # legs that are to pull, for want of room
@@ -96,20 +98,35 @@ class Handing:
 
     # --- Who is fed ------------------------------------------------------------------------------------------
 
-    def receive(self, leg: Hashable, handles: Sequence[bytes], length: int, awaits: bool, now: float) -> bool:
-        """Whether a leg is to land: `land` is called once, later, unless it is over before."""
+    def receive(
+        self, leg: Hashable, handles: Sequence[bytes], length: int, awaits: bool, now: float, here: int = 0
+    ) -> bool:
+        """Whether a leg is to land: `land` is called once, later, unless it is over before.
+
+        `here`: positions that the engine's cache has of it, and that need not come.
+        """
         parcel = self._usable(handles)
-        side = Side(length, parcel=parcel, awaits=awaits)
+        side = Side(length, parcel=parcel, awaits=awaits, first=parcels.spared(parcel, here))
         begins = parcel is not None and self._begin(leg, side)
         if begins or awaits:
             self.sides[leg] = side
             self._watch(leg, side, now)
         return begins or awaits
 
+    def first(self, leg: Hashable) -> int:
+        """The first position that comes for it."""
+        side = self.sides.get(leg)
+        return side.first if side is not None and side.parcel is not None else 0
+
     def fed(self, leg: Hashable) -> bool:
         """Whether something is on its way to it, or there."""
         side = self.sides.get(leg)
         return side is not None and side.parcel is not None
+
+    def held_up(self, leg: Hashable) -> bool:
+        """Whether it has not landed yet: its engine waits, and is well."""
+        side = self.sides.get(leg)
+        return side is not None and not (side.feeds or side.landing)
 
     def go(self, leg: Hashable, tokens: Sequence[int], now: float) -> None:
         """Nobody else makes units for it any more; these were made."""
@@ -212,7 +229,11 @@ class Handing:
             return
         assert side.room is room
         self._watched.pop(room.leg, None)
-        side.arrived = _positions(side.parcel, position, complete)
+        side.arrived = parcels.positions(side.parcel, position, complete)
+        if side.arrived <= side.first:
+            side.arrived = 0
+        else:
+            self.spared_positions += side.first
         self.counts["pulled" if complete else "partial" if side.arrived else "empty"] += 1
         room.engaged = side.arrived > 0  # the engine will read it
         if not room.engaged:
@@ -308,6 +329,7 @@ class Handing:
             self._waiting[leg] = None
             return True
         self._waiting.pop(leg, None)
+        room.start = side.first // handle.layout.block_tokens * handle.layout.block_bytes
         room.pulling = self._dock.pull(room, handle)
         if not room.pulling:
             self.counts["empty"] += 1
@@ -332,7 +354,7 @@ class Handing:
         side.landing = True
         source = None if room is None else self._view(room)
         positions = min(side.arrived, side.length + len(side.tokens) - 1)  # the step of the last gives the next token
-        self.landed_positions += positions
+        self.landed_positions += max(0, positions - side.first)
         self.land(leg, source, positions, side.tokens)
 
     def _room(self, leg: Hashable, length: int) -> Room | None:
@@ -365,13 +387,6 @@ class Handing:
     def _complain(self, what: str, text: str) -> None:
         self.counts[what] += 1
         self._dock.complain(text)
-
-
-def _positions(parcel: Parcel | None, position: int, complete: bool) -> int:
-    """How many positions came with the first so many bytes of a parcel."""
-    assert parcel is not None and parcel.handle.layout is not None
-    layout = parcel.handle.layout
-    return parcel.count if complete else min(parcel.count, position // layout.block_bytes * layout.block_tokens)
 
 
 def _nowhere(leg: Hashable, source: memoryview | None, positions: int, tokens: Sequence[int]) -> None:

@@ -9,15 +9,18 @@ import time
 from collections.abc import Callable, Sequence
 from math import inf
 from queue import Empty, SimpleQueue
-from typing import Protocol
+from typing import Any, Protocol
 
 from mesh.core import Event, Go, Halt, Hint, Leg, Progressed, Start
 from mesh.host import Host
 from nodes.commands import Applied, Command, Stir, apply
 from nodes.engines.contract import Card, Engine, EngineLoad, Step
+from nodes.engines.outside import OutsideEngine
 from nodes.handing import Handing
-from nodes.host_core import HostCore, PacedHost
+from nodes.host_core import HostCore
 from nodes.host_metrics import Counts
+from nodes.paced import PacedHost
+from nodes.sleeping import rest
 from proto.messages import Offer
 
 BURST_STEPS = 8  # of no time, before the loop reads its sockets: what they make leaves in one message
@@ -50,6 +53,10 @@ class EngineHost(Host, Protocol):
 
     def refresh(self) -> None:
         """Something has changed in the core."""
+        ...
+
+    def rest(self, level: int) -> None:
+        """Let the engine sleep, or wake for 0; `load` says when it does."""
         ...
 
     def load(self) -> EngineLoad:
@@ -104,8 +111,11 @@ class LoopHost:
 
     def attach(self, post: Post, loop: asyncio.AbstractEventLoop) -> None:
         self._post, self._loop = post, loop
-        self._pulse = Pulse(post, loop, lambda: not self._paced.core.runs)
+        self._pulse = Pulse(post, loop, self._is_well)
         self.core.wake = self._tell
+
+    def _is_well(self) -> bool:
+        return self._paced.core.at_rest
 
     def holds(self, leg: Leg) -> bool:
         return leg in self._paced.core.runs
@@ -129,6 +139,9 @@ class LoopHost:
 
     def refresh(self) -> None:
         self._arm()
+
+    def rest(self, level: int) -> None:
+        self._tell(rest(self.core, level, self._loop.time()))
 
     def _tell(self, events: Sequence[Event]) -> None:
         if not self._closed:
@@ -187,6 +200,27 @@ class LoopHost:
         self._arm()
 
 
+class OutsideHost(LoopHost):
+    """For an engine that runs by itself: it says when there is something to take, and itself knows how it is."""
+
+    def __init__(self, engine: OutsideEngine, *arguments: Any, **named: Any) -> None:
+        """As `LoopHost`."""
+        super().__init__(engine, *arguments, **named)
+        self._outside = engine
+
+    def attach(self, post: Post, loop: asyncio.AbstractEventLoop) -> None:
+        super().attach(post, loop)
+        self._outside.on_news(self.refresh)
+        self._outside.begin()
+
+    def _is_well(self) -> bool:
+        return self._outside.well()
+
+    async def close(self) -> None:
+        await super().close()
+        await self._outside.close()
+
+
 class ThreadHost:
     """For an engine that computes. All of it happens in its thread; what it says comes to the loop step by step."""
 
@@ -217,7 +251,7 @@ class ThreadHost:
         self._post, self._loop = post, loop
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
-        self._pulse = Pulse(post, loop, lambda: not self.core.runs or self._computes())
+        self._pulse = Pulse(post, loop, lambda: self.core.at_rest or self._computes())
         self.core.wake = self._say
 
     def holds(self, leg: Leg) -> bool:
@@ -238,6 +272,9 @@ class ThreadHost:
 
     def stir(self) -> None:
         self._commands.put(Stir())
+
+    def rest(self, level: int) -> None:
+        self._say(rest(self.core, level, self._loop.time()))
 
     def refresh(self) -> None:
         commands = self.core.commands
@@ -288,7 +325,8 @@ class ThreadHost:
 
     # --- In the loop -----------------------------------------------------------------------------------------
 
-    def _applied(self, applied: Applied) -> None:
+    def _applied(self, applied: Applied, load: EngineLoad) -> None:
+        self._load = load
         self._say(self.core.applied(applied, self._loop.time()))
 
     def _stepped(self, step: Step, took_s: float, load: EngineLoad) -> None:
@@ -319,8 +357,8 @@ class ThreadHost:
             return False
         if commands:
             applied = apply(engine, commands)
-            if applied.refused or applied.freed or applied.landed:
-                self._tell_loop(self._applied, applied)
+            if applied.refused or applied.freed or applied.landed or applied.slept:
+                self._tell_loop(self._applied, applied, engine.load())
         if not engine.idle():
             began = time.monotonic()
             step = engine.step()

@@ -2,29 +2,31 @@
 
 Every leg that was started ends in exactly one event: Finished, Failed or Yielded. Commands reach the engine between two
 steps, a cancelled job's room is free as soon as the engine has heard of it, and a step is one event. Two drivers share
-this: `PacedHost` below steps a simulated engine in somebody's event loop and in somebody's time; `nodes.host` runs an
-engine that computes in a thread of its own. What an engine raises is passed on: it is dead then, and so is its process.
+this: `nodes.paced` steps an engine in somebody's event loop and in somebody's time; `nodes.host` runs one that
+computes in a thread of its own. What an engine raises is passed on: it is dead then, and so is its process.
 """
 
 from collections.abc import Callable, Hashable, Sequence
 from math import inf
 from typing import Any
 
-from mesh.core import Event, Failed, Finished, Go, Halt, Hint, Leg, Prepared, Start, Stepped, Yielded
+from mesh.core import Event, Failed, Go, Halt, Hint, Leg, Prepared, Start, Stepped
 from nodes import generation
-from nodes.commands import Applied, Cancel, Command, Land, apply
-from nodes.engines.contract import FULL, Ending, Engine, EngineLoad, Job, Output, Step
+from nodes.commands import Applied, Cancel, Command, Land
+from nodes.engines.contract import ASLEEP, FULL, Ending, Job, Output, Step
 from nodes.engines.media import Media
 from nodes.handing import Handing
 from nodes.host_metrics import Counts
 from nodes.names import PREFILL
+from nodes.native import Native
 from nodes.routing.teller import Teller
-from nodes.runs import Desk, Run, event_of
+from nodes.runs import Desk, Run, event_of, freed_of, rescue
 from proto import codec, limits
 from proto.errors import Reason
 
 SPARE_POSITIONS = 32  # of a room for what an engine has: it may be some steps ahead of what we were told
 UNFED = "no prefill worker has computed this prompt, and its decode worker may not (--enforce-disagg)"
+PARTED = "the engine that goes on made another token than the one that computed its prompt"
 
 
 class HostCore:
@@ -45,8 +47,10 @@ class HostCore:
         self.commands: list[Command] = []
         self.handing = Handing() if handing is None else handing
         self.handing.land = self._land
+        self.native = Native()
         self.teller: Teller | None = None
         self.desk: Desk | None = None
+        self.cached: Callable[[Job], int] = lambda job: 0  # positions that the engine's cache has of a job's sequence
         self.wake: Callable[[list[Event]], None] = _nobody
         self._vocabulary = vocabulary
         self._digest = digest
@@ -69,26 +73,44 @@ class HostCore:
         prompt, generated = codec.unpack(start.prompt), codec.unpack(start.tokens)
         counts.prompt_tokens += len(prompt)
         counts.resumed_tokens += len(generated)
-        job = generation.job_of(leg, wanted, prompt, generated, self._vocabulary)
+        job = generation.job_of(leg, wanted, prompt, generated, self._vocabulary, start.metadata)
         length = len(prompt) + len(generated)
         run = Run(length, counts.steps, feeds=start.endpoint.startswith(PREFILL))
         if run.feeds:
-            job.max_tokens = min(job.max_tokens, len(generated) + 1)
+            job.max_tokens, job.feeds = min(job.max_tokens, len(generated) + 1), True
+            run.unfed = start.awaits
+        elif self.native.mode:
+            self._receive(start, job, run)
         elif start.handles or start.awaits:
-            job.lands = self.handing.receive(leg, start.handles, length, start.awaits, now)
-        if self._enforce and not run.feeds and not self.handing.fed(leg):
-            self.handing.over(leg)
+            here = self.cached(job) if start.handles and not self._enforce else 0
+            job.lands = self.handing.receive(leg, start.handles, length, start.awaits, now, here)
+            job.first = self.handing.first(leg)
+        if self._enforce and not (run.feeds or job.native or self.handing.fed(leg)):
+            self._forget(leg)
             return [self._refuse(Failed(leg, Reason.UNAVAILABLE, text=UNFED))]
         self.runs[leg] = run
+        if run.waits is not None:
+            return []
         if wanted.media:
             run.job, run.spots, run.handles = job, wanted.media, start.handles
             if not job.lands:
                 run.waits = job
                 return self._embed(leg, run)
+        if run.unfed:
+            run.waits = job
+            return []
         return self._submit(job, run)
 
     def go(self, go: Go, now: float) -> None:
         """Other legs made these units, and make no more."""
+        run = self.runs.get(go.leg)
+        if run is not None and run.unfed:
+            run.unfed = False
+            if run.waits is not None and not run.spots:
+                job, run.waits = run.waits, None
+                self.wake(self._submit(job, run))
+        elif run is not None and self.native.mode:
+            self._go_native(go, run)
         self.handing.go(go.leg, go.tokens, now)
 
     def hint(self, hint: Hint, now: float) -> list[Event]:
@@ -107,6 +129,12 @@ class HostCore:
         run.halted = True
         return self._cancel(halt.leg, run, now, halt.keep)
 
+    @property
+    def at_rest(self) -> bool:
+        """Whether no leg needs the engine now: each waits for what others make, however long that takes."""
+        held_up = self.handing.held_up
+        return all(run.waits is not None or run.landing is not None or held_up(leg) for leg, run in self.runs.items())
+
     def tick(self, now: float) -> None:
         """The deadline has come."""
         self.handing.tick(now)
@@ -123,7 +151,7 @@ class HostCore:
         if run.spots and self.desk is not None:
             self.desk.forget(leg)
         if run.waits is not None:
-            self.handing.over(leg)
+            self._forget(leg)
             events: list[Event] = []
             self._freed(leg, 0, now, events)
             return events
@@ -145,6 +173,34 @@ class HostCore:
     def _refuse(self, failed: Failed) -> Failed:
         self.counts.outcomes["refused"] += 1
         return failed
+
+    # --- What another engine of this kind says -----------------------------------------------------------
+
+    def _receive(self, start: Start, job: Job, run: Run) -> None:
+        """Its prompt was computed elsewhere, or is being: the engine may have it now, or when it was told so."""
+        job.native, foreign = self.native.of(start.handles)
+        self.handing.counts["foreign"] += foreign
+        self.handing.counts["pulled"] += bool(job.native)
+        if not self.native.begins(start.leg, start.awaits):
+            run.waits = job
+
+    def _go_native(self, go: Go, run: Run) -> None:
+        if run.waits is not None and not run.spots:
+            job, run.waits = run.waits, None
+            job.generated = [*job.generated, *go.tokens]
+            run.length += len(go.tokens)
+            self.commands.append(job)
+        elif outputs := self.native.go(go.leg, go.tokens):
+            self.wake(self._told(outputs))
+
+    def _prepared(self, output: Output, events: list[Event]) -> None:
+        run = self.runs.get(output.key)  # type: ignore[call-overload]
+        if run is None or not run.feeds or run.cancelled_at < inf:
+            return
+        packed = self.native.packed(output.native, run.length)
+        self.handing.counts["offered" if packed else "no_room"] += 1
+        if packed:
+            events.append(Prepared(output.key, packed))  # type: ignore[arg-type]
 
     # --- What a leg lands with ---------------------------------------------------------------------------
 
@@ -188,6 +244,9 @@ class HostCore:
             del self.runs[leg]
             return [self._refuse(found)]
         run.job.media = found
+        if job is not None and run.unfed:
+            run.waits, run.spots = job, ()
+            return []
         if job is not None:
             return self._submit(job, run)
         if land is not None:
@@ -216,10 +275,10 @@ class HostCore:
 
     def ended_before(self, step: Step) -> list[Event]:
         """The ends that a step reports and did not make: they need not wait until it is over."""
-        early = [output for output in step.outputs if not output.tokens and output.ending is not None]
+        early = [output for output in step.outputs if not (output.tokens or output.vector or output.ending is None)]
         if not early:
             return []
-        step.outputs = [output for output in step.outputs if output.tokens or output.ending is None]
+        step.outputs = [output for output in step.outputs if output.tokens or output.vector or output.ending is None]
         events: list[Event] = []
         for output in early:
             self._ended(output, events)
@@ -234,15 +293,24 @@ class HostCore:
         counts.prefilled_tokens += step.prefilled_tokens
         if step.events and self.teller is not None:
             self.teller.feed(step.events)
+        return self._told(step.outputs)
+
+    def _told(self, outputs: Sequence[Output]) -> list[Event]:
+        counts = self.counts
         made: list[Any] = []
         cached: list[Any] = []
         ended: list[Output] = []
+        notes: list[Output] = []
         generated = 0
-        for output in step.outputs:
+        if self.native.early:
+            outputs = self._sifted(outputs)
+        for output in outputs:
             if tokens := output.tokens:
                 rows = output.logprobs
                 made.append((output.key, tokens, [*map(generation.encode_logprobs, rows)] if rows else ()))
                 generated += len(tokens)
+            elif output.native:
+                notes.append(output)
             if output.cached_tokens:
                 cached.append((output.key, output.cached_tokens))
                 counts.cached_tokens += output.cached_tokens
@@ -250,20 +318,34 @@ class HostCore:
                 self.handing.exported(output.key, output.exported)
             if output.ending is not None:
                 ended.append(output)
+                if output.vector:
+                    made.append((output.key, (), (output.vector,)))
         counts.generated_tokens += generated
         events: list[Event] = [Stepped(made, cached)]
+        for output in notes:
+            self._prepared(output, events)
         for output in ended:
+            if output.native and output.tokens:
+                self._prepared(output, events)
             self._ended(output, events)
         return events
 
+    def _sifted(self, outputs: Sequence[Output]) -> list[Output]:
+        """Of engines that run beside those that feed them: what may be told now."""
+        told, parted = self.native.sift(outputs)
+        for key in parted:
+            run = self.runs.get(key)  # type: ignore[call-overload]
+            if run is not None and run.cancelled_at == inf:
+                leg: Leg = key  # type: ignore[assignment]
+                self._give_up(leg, run, Failed(leg, Reason.UNAVAILABLE, text=PARTED, retryable=True))
+        return told
+
     def _refused(self, key: Hashable, refusal: str, events: list[Event]) -> None:
-        leg = self._over(key, "full" if refusal == FULL else "refused")
-        if leg is None:
-            return
-        if refusal == FULL:
-            events.append(Failed(leg, Reason.BUSY, text=refusal, retryable=True))
-        else:
-            events.append(Failed(leg, Reason.INVALID, text=refusal))
+        for_now = refusal in (FULL, ASLEEP)
+        leg = self._over(key, "full" if for_now else "refused")
+        if leg is not None:
+            reason = Reason.BUSY if for_now else Reason.INVALID
+            events.append(Failed(leg, reason, text=refusal, retryable=for_now))
 
     def _freed(self, key: Hashable, positions: int, now: float, events: list[Event]) -> None:
         run = self.runs.get(key)  # type: ignore[call-overload]
@@ -274,10 +356,11 @@ class HostCore:
             self._over(key, "refused")
             events.append(run.failed)
             return
-        self.counts.cancel_s.add(max(0.0, now - run.cancelled_at))
-        leg = self._over(key, "cancelled" if run.halted else "stopped")
-        assert leg is not None
-        events.append(Yielded(leg, handle=packed) if run.halted else Finished(leg))
+        if not run.preempted:
+            self.counts.cancel_s.add(max(0.0, now - run.cancelled_at))
+        outcome, ended = freed_of(key, run, packed)  # type: ignore[arg-type]
+        self._over(key, outcome)
+        events.append(ended)
 
     def _ended(self, output: Output, events: list[Event]) -> None:
         """An end that came by itself. The end of a cancelled job was told when its room was freed."""
@@ -285,6 +368,8 @@ class HostCore:
         if run is None:
             return
         ending = output.ending
+        if ending is Ending.PREEMPTED and rescue(output, run, self.handing, self.commands):
+            return
         if ending is Ending.PREEMPTED and run.hinted:
             ending = Ending.CANCELLED  # its owner has enough: it need not go on elsewhere
         outcome, made = event_of(output.key, ending, output.text, run)  # type: ignore[arg-type]
@@ -294,102 +379,20 @@ class HostCore:
     def _over(self, key: Hashable, outcome: str) -> Leg | None:
         if self.runs.pop(key, None) is None:  # type: ignore[call-overload]
             return None
-        self.handing.over(key)
+        self._forget(key)
         self.counts.outcomes[outcome] += 1
         return key  # type: ignore[return-value]
+
+    def _forget(self, key: Hashable) -> None:
+        self.handing.over(key)
+        self.native.over(key)
 
     def check(self) -> None:
         """Assert every invariant."""
         assert self.counts.started == len(self.runs) + sum(self.counts.outcomes.values()), "a leg has one end"
         for run in self.runs.values():
-            assert (run.cancelled_at < inf) == (run.hinted or run.halted or run.failed is not None)
+            assert (run.cancelled_at < inf) == (run.hinted or run.halted or run.preempted or run.failed is not None)
         self.handing.check()
-
-
-class PacedHost:
-    """An engine that is stepped in the time of whoever calls: its steps say themselves how long they take."""
-
-    def __init__(
-        self,
-        engine: Engine,
-        vocabulary: int = limits.TOKEN_ID_MAX + 1,
-        digest: str = "",
-        handing: Handing | None = None,
-        enforce: bool = False,
-    ) -> None:
-        self.core = HostCore(vocabulary, digest, handing, enforce)
-        self.engine = engine
-        self._step: Step | None = None  # it runs until `_due`
-        self._due = -inf  # when the step that runs is over, or the last one was
-        self._began = -inf
-
-    def start(self, start: Start, now: float) -> list[Event]:
-        """Run a leg."""
-        return self.core.start(start, now)
-
-    def go(self, go: Go, now: float) -> None:
-        self.core.go(go, now)
-
-    def hint(self, hint: Hint, now: float) -> list[Event]:
-        return self.core.hint(hint, now)
-
-    def halt(self, halt: Halt, now: float) -> list[Event]:
-        return self.core.halt(halt, now)
-
-    def deadline(self) -> float:
-        """When `turn` is wanted; -inf: at once."""
-        if self._step is not None:
-            return min(self._due, self.core.deadline())
-        return -inf if self.core.commands or not self.engine.idle() else self.core.deadline()
-
-    def turn(self, now: float, post: Callable[[Event], None]) -> None:
-        """Tell of the step that is over, begin the next, and if that takes no time tell of it too.
-
-        `post` may call `start`, `halt` and `hint`: what follows from the end of a step or of a cancel is in the next.
-        """
-        self.core.tick(now)
-        for event in self._end(now):
-            post(event)
-        if self._step is None:
-            while self.core.commands:  # a room that is free now has its next user in this step
-                for event in self._heed(now):
-                    post(event)
-            for event in self._begin(now):
-                post(event)
-            for event in self._end(now):
-                post(event)
-
-    def wake(self, now: float) -> None:
-        """The step that runs is over now, however long it meant to take."""
-        self._due = min(self._due, now)
-
-    def load(self) -> EngineLoad:
-        return self.engine.load()
-
-    def check(self) -> None:
-        """Assert every invariant."""
-        self.core.check()
-
-    def _end(self, now: float) -> list[Event]:
-        if self._step is None or now < self._due:
-            return []
-        step, self._step = self._step, None
-        return self.core.stepped(step, max(self._due - self._began, 0.0))
-
-    def _heed(self, now: float) -> list[Event]:
-        commands, self.core.commands = self.core.commands, []
-        return self.core.applied(apply(self.engine, commands), now)
-
-    def _begin(self, now: float) -> list[Event]:
-        if self.engine.idle():
-            self._due = -inf
-            return []
-        step = self.engine.step()
-        events = self.core.ended_before(step) if step.wait_s > 0 else []
-        # A step begins where the last one ended, not where the loop came by, or each would be longer than it says.
-        self._began = self._due if now - self._due < step.wait_s else now
-        self._step, self._due = step, self._began + step.wait_s
-        return events
 
 
 def _nobody(events: list[Event]) -> None:

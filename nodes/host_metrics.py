@@ -48,6 +48,7 @@ def families(counts: Counts, load: EngineLoad) -> list[Family]:
         histogram(f"{name}step_seconds", "How long a forward pass took.", counts.step_s),
         gauge(f"{name}active_requests", "Requests in the engine.", running, "state"),
         gauge(f"{name}blocks", "Blocks of the key-value cache.", blocks, "state"),
+        gauge(f"{name}asleep", "How deep the engine sleeps: 1 without its cache, 2 without its weights.", load.asleep),
         counter(f"{name}cancels_total", "Requests that were cancelled, stopped or moved away.", counts.cancels),
         histogram(f"{name}cancel_seconds", "From a cancel to the room that is free.", counts.cancel_s),
         counter(f"{name}faults_total", "Faults that were put in on command.", counts.faults),
@@ -64,6 +65,7 @@ def handing_families(handing: Handing) -> list[Family]:
             f"{name}handovers_total", "Caches that were offered or pulled, by what became of them.", happened, "event"
         ),
         counter(f"{name}landed_tokens_total", "Positions that came from other workers.", handing.landed_positions),
+        counter(f"{name}spared_tokens_total", "Positions that were here and did not.", handing.spared_positions),
         gauge(f"{name}staging_blocks", "Blocks of the staging memory.", rooms.blocks(), "state"),
         gauge(f"{name}leaked_blocks", "Blocks of the staging memory that are lost.", rooms.leaked),
     ]

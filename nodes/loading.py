@@ -7,9 +7,11 @@ from pathlib import Path
 from msgspec import Struct
 from xxhash import xxh3_64_intdigest
 
+from nodes.agreement import digest_of, marks_of
 from nodes.card import ModelCard
 from nodes.engine_options import EngineOptions
 from nodes.engines.contract import Card, Engine
+from nodes.engines.logits import processors_of
 from nodes.folder import ModelRefused, contents_of, folder_of, name_of
 from nodes.text.detokenizer import REPLACEMENT
 from nodes.text.tokenizer import ModelFiles, Tokenizer, digest
@@ -46,11 +48,17 @@ def load(options: EngineOptions) -> Loaded:
     except ValueError as error:
         raise ModelRefused(f"{folder}: {error}") from None
     engine, card, tokens = _LOADERS[options.engine](folder, options, tokenizer)
+    if options.role != "worker" and not card.generates:
+        raise ModelRefused(f"{folder} makes embeddings: start it with --role worker, not {options.role}")
     sizes = {name: len(content) for name, content in contents.items() if content}
     created = int(time.time())
+    marks = marks_of(files.tokenizer, tokenizer.template, tokenizer.specials, tokenizer.eos_tokens, card.media)
     known = digest(files)
     tiers = _tiers(folder, options, engine, card, known)
-    return Loaded(engine, ModelCard(model, known, sizes, card, created), contents, tokens, tiers)
+    told = ModelCard(
+        model, digest_of(marks), sizes, card, created, files_digest=known, weights=mark_of(folder), marks=marks
+    )
+    return Loaded(engine, told, contents, tokens, tiers)
 
 
 def _tiers(folder: Path, options: EngineOptions, engine: Engine, card: Card, known: str) -> Tiers | None:
@@ -76,7 +84,10 @@ def _numpy(folder: Path, options: EngineOptions, tokenizer: Tokenizer) -> Made:
     from nodes.engines.numpy.config import Unsupported
     from nodes.engines.numpy.engine import NumpyEngine, Settings
     from nodes.engines.numpy.safetensors import Damaged
+    from nodes.engines.pooling import is_embedder
 
+    if is_embedder(folder):
+        return _embedder(folder, options)
     slots = options.slots or NUMPY_SLOTS
     settings = Settings(
         folder=str(folder),
@@ -91,6 +102,7 @@ def _numpy(folder: Path, options: EngineOptions, tokenizer: Tokenizer) -> Made:
         hand_over=options.hand_over,
     )
     engine = NumpyEngine(settings)
+    engine.processors = processors_of(options.logits_processor)
     try:
         card = engine.start()
     except (Unsupported, Damaged, MemoryError) as error:
@@ -98,10 +110,27 @@ def _numpy(folder: Path, options: EngineOptions, tokenizer: Tokenizer) -> Made:
     return engine, card, None
 
 
+def _embedder(folder: Path, options: EngineOptions) -> Made:
+    from nodes.embedders import open_embedder
+    from nodes.engines.numpy.config import Unsupported
+    from nodes.engines.numpy.safetensors import Damaged
+
+    try:
+        return open_embedder(folder, options)
+    except (Unsupported, Damaged, MemoryError) as error:
+        text = error or "not enough memory"
+        raise ModelRefused(f"the {options.engine} engine cannot make embeddings with {folder}: {text}") from None
+    except ImportError as error:
+        raise ModelRefused(f"--engine transformers needs pip install 'wiremesh[transformers]': {error}") from None
+
+
 def _transformers(folder: Path, options: EngineOptions, tokenizer: Tokenizer) -> Made:
     from nodes.engines.numpy.config import Unsupported
     from nodes.engines.numpy.engine import Settings as Batching
+    from nodes.engines.pooling import is_embedder
 
+    if is_embedder(folder):
+        return _embedder(folder, options)
     slots = options.slots or NUMPY_SLOTS
     batching = Batching(
         folder=str(folder),
@@ -118,6 +147,7 @@ def _transformers(folder: Path, options: EngineOptions, tokenizer: Tokenizer) ->
         from nodes.engines.transformers.engine import Settings, TransformersEngine
 
         engine = TransformersEngine(Settings(batching, options.device, options.dtype or "auto"))
+        engine.processors = processors_of(options.logits_processor)
         return engine, engine.start(), None
     except (Unsupported, MemoryError) as error:
         raise ModelRefused(f"the transformers engine cannot serve {folder}: {error or 'not enough memory'}") from None
@@ -149,15 +179,51 @@ def _sim(folder: Path, options: EngineOptions, tokenizer: Tokenizer) -> Made:
     return engine, engine.start(), tokens
 
 
+def _vllm(folder: Path, options: EngineOptions, tokenizer: Tokenizer) -> Made:
+    from nodes.engines.vllm.source import open_vllm
+
+    return open_vllm(folder, options, tokenizer)
+
+
+def _sglang(folder: Path, options: EngineOptions, tokenizer: Tokenizer) -> Made:
+    from nodes.engines.sglang.source import open_sglang
+
+    return open_sglang(folder, options, tokenizer)
+
+
+def _openai(folder: Path, options: EngineOptions, tokenizer: Tokenizer) -> Made:
+    from nodes.engines.openai_url.client import key_of
+    from nodes.engines.openai_url.finding import Settings
+    from nodes.engines.openai_url.http import Place
+    from nodes.engines.openai_url.source import UrlSource
+    from nodes.engines.outside import OutsideEngine
+
+    place = Place(options.url.rstrip("/"), key_of(options.url_key_file))
+    name = name_of(options.model, options.name_as)
+    settings = Settings(place, options.url_model, name, options.slots, options.context)
+    engine = OutsideEngine(UrlSource(settings, tokenizer))
+    return engine, engine.start(), None
+
+
 def waiting_max(slots: int) -> int:
     """All that the node starts at once may come between two steps, while those before are still in their slots."""
     return max(WAITING_MIN, 2 * slots)
+
+
+def _trtllm(folder: Path, options: EngineOptions, tokenizer: Tokenizer) -> Made:
+    from nodes.engines.trtllm.source import open_trtllm
+
+    return open_trtllm(folder, options, tokenizer)
 
 
 _LOADERS: dict[str, Callable[[Path, EngineOptions, Tokenizer], Made]] = {
     "numpy": _numpy,
     "transformers": _transformers,
     "sim": _sim,
+    "openai": _openai,
+    "vllm": _vllm,
+    "sglang": _sglang,
+    "trtllm": _trtllm,
 }
 
 

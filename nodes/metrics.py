@@ -1,26 +1,29 @@
 """Pure. Metrics as plain numbers: added up where things happen, made into families when somebody asks.
 
 A counter is an int in somebody's hands. What travels is a list of `Family`; `nodes.exposition` writes it as Prometheus
-reads it. Names are `wiremesh_<thing>_<unit>`, counters end with `_total`.
+reads it. Names are `wiremesh_<thing>_<unit>`, counters end with `_total`. Engines' own come as they are called there.
 """
 
 import re
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from math import inf, isfinite
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-KINDS = ("counter", "gauge", "histogram")
+KINDS = ("counter", "gauge", "histogram", "summary")
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 SAMPLES_MAX = 1_000  # of one family: a node that tells more is not believed
-_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
+LEFT_OUT = "wiremesh_scrape_left_out"
+NODE = "node"  # the label that says whose a sample is
+_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _LABEL = re.compile(r"[a-zA-Z][a-zA-Z0-9_]*")
 
 
 class Sample(Struct):
-    """One line of a family; a histogram has buckets instead of a value."""
+    """One line of a family. A histogram has buckets instead of a value, a summary nothing but sum and count."""
 
     labels: dict[str, str] = {}
     value: float = 0.0
@@ -93,16 +96,64 @@ def labelled(families: Iterable[Family], labels: Mapping[str, str]) -> list[Fami
 def merged(families_by_node: Mapping[str, Sequence[Family]]) -> list[Family]:
     """One family of each name, with all samples of all nodes, each labelled with its node.
 
-    What is not sound, or of another kind than the first of its name, is left out: another node's mistake must not cost
-    the scrape.
+    What Prometheus would not take beside the rest is left out and counted: another node's mistake must not cost the
+    scrape. That is a family that is not sound, one that means something else than the first of its name or writes
+    lines of another's, and a sample that is there already.
     """
     found: dict[str, Family] = {}
+    writers = {LEFT_OUT: LEFT_OUT}  # which family writes the lines of a name
+    seen: dict[tuple[str, tuple[tuple[str, str], ...]], None] = {}
+    left: dict[tuple[str, str], int] = {}
     for node, families in families_by_node.items():
-        for family in labelled(filter(is_sound, families), {"node": node}):
-            first = found.setdefault(family.name, replace(family, samples=[]))
-            if first.kind == family.kind:
-                first.samples.extend(family.samples)
-    return list(found.values())
+        for family in families:
+            why = _unfit(family, found, writers)
+            fresh = [] if why else _fresh(family, node, seen)
+            if not why:
+                found.setdefault(family.name, replace(family, samples=[])).samples.extend(fresh)
+            if lost := 1 if why else len(family.samples) - len(fresh):
+                key = node, why or "repeated"
+                left[key] = left.get(key, 0) + lost
+    return [*found.values(), *_left_out(left)]
+
+
+def _unfit(family: Family, found: Mapping[str, Family], writers: dict[str, str]) -> str:
+    """Why a family cannot stand beside those that were found; empty if it can, and then its lines are its own."""
+    if not is_sound(family):
+        return "unsound"
+    first, lines = found.get(family.name), _lines(family)
+    if any(writers.get(line, family.name) != family.name for line in lines) or family.name == LEFT_OUT:
+        return "clash"
+    if first is not None and first.kind != family.kind:
+        return "clash"
+    writers.update(dict.fromkeys(lines, family.name))
+    return ""
+
+
+def _lines(family: Family) -> tuple[str, ...]:
+    """The names that its lines have when they are written."""
+    if family.kind == "counter":
+        return (family.name.removesuffix("_total") + "_total",)
+    more = {"histogram": ("_bucket", "_sum", "_count"), "summary": ("_sum", "_count")}.get(family.kind, ())
+    return (family.name, *(family.name + suffix for suffix in more))
+
+
+def _fresh(family: Family, node: str, seen: dict[tuple[str, tuple[tuple[str, str], ...]], None]) -> list[Sample]:
+    """Its samples that were not there before, labelled with their node: no sample may say that it is another's."""
+    fresh = []
+    for sample in family.samples:
+        labels = {**sample.labels, NODE: node}
+        key = family.name, tuple(sorted(labels.items()))
+        if key not in seen:
+            seen[key] = None
+            fresh.append(replace(sample, labels=labels))
+    return fresh
+
+
+def _left_out(left: Mapping[tuple[str, str], int]) -> list[Family]:
+    if not left:
+        return []
+    samples = [Sample({NODE: node, "reason": reason}, float(count)) for (node, reason), count in left.items()]
+    return [Family(LEFT_OUT, "gauge", "Families and samples of a node that this scrape left out, by why.", samples)]
 
 
 def is_sound(family: Family) -> bool:
@@ -118,10 +169,12 @@ def is_sound(family: Family) -> bool:
 def _is_sound(sample: Sample, kind: str) -> bool:
     if not all(_LABEL.fullmatch(name) for name in sample.labels) or "le" in sample.labels:
         return False
+    if kind == "summary":
+        return isfinite(sample.sum) and "quantile" not in sample.labels
     if kind != "histogram":
         return isfinite(sample.value)
     bounds = [bound for bound, _ in sample.buckets]
-    return bool(bounds) and bounds[-1] == inf and bounds == sorted(bounds)
+    return bool(bounds) and bounds[-1] == inf and all(one < other for one, other in pairwise(bounds))
 
 
 def _samples(values: float | Mapping[str, float], label: str) -> list[Sample]:

@@ -8,9 +8,12 @@ POOL = "pool/"  # a tag: who serves it belongs to the pool of that name
 ENCODE = "encode/"  # its pictures and sounds, made into embeddings
 CARD = "wiremesh.model.card"  # what a worker serves
 FILE = "wiremesh.model.file"  # the content of its files
+OBJECT = "wiremesh.model.object"  # a frontend tells a worker why it gives it no requests
 METRICS = "wiremesh.node.metrics"
 DRAIN = "wiremesh.node.drain"
 STATUS = "wiremesh.node.status"
+SLEEP = "wiremesh.worker.sleep"  # its engine gives memory back
+WAKE = "wiremesh.worker.wake"
 STREAM = "wiremesh.frontend.stream"  # a stream that another frontend holds
 REQUESTS = "wiremesh.frontend.requests"  # which requests of the mesh an answer is made of
 EXPLAIN = "wiremesh.router.explain"  # why a request went where it went
@@ -33,6 +36,11 @@ def offered_by(role: str, model: str) -> str:
 def model_of(endpoint: str) -> str:
     """The model that an endpoint serves; empty if it is no such endpoint."""
     return endpoint.removeprefix(GENERATE) if endpoint.startswith(GENERATE) else ""
+
+
+def fed_by(endpoint: str) -> str:
+    """The model whose prompts an endpoint computes; empty if it is no such endpoint."""
+    return endpoint.removeprefix(PREFILL) if endpoint.startswith(PREFILL) else ""
 
 
 def is_model(name: str) -> bool:

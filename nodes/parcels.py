@@ -1,7 +1,8 @@
 """Pure. A parcel: what one leg leaves for another, or a client for all of them, and how to come by it.
 
 Blocks: positions `first` to `first + count` of the sequence. Embeddings: the rows of the parts that `content` names,
-one after another. Media: those parts as they came, each after its length. A name is a hash of 16 bytes.
+one after another. Media: those parts as they came, each after its length. A name is a hash of 16 bytes. Native: what
+one engine says to another of its kind, which fetches the cache by itself; there is nothing to be fetched by us.
 """
 
 from typing import Annotated
@@ -13,7 +14,9 @@ from nodes.media.limits import HASH_BYTES, PARTS_MAX
 from nodes.transfer.handle import Handle, HandleRefused, examine
 from proto.basics import U32, Name
 
-BLOCKS, EMBEDDING, MEDIA = 1, 2, 3
+BLOCKS, EMBEDDING, MEDIA, NATIVE = 1, 2, 3, 4
+NATIVE_BYTES_MAX = 60_000  # a handle of the mesh has 64 KiB; the numbers of 12,000 blocks fit
+NOWHERE = Handle(0, 0, 0, 0, 0, 0, 0, 0, "", [], b"")  # of a parcel that says all itself
 
 
 class Parcel(Struct, array_like=True, frozen=True):
@@ -25,6 +28,7 @@ class Parcel(Struct, array_like=True, frozen=True):
     first: U32 = 0
     count: U32 = 0
     content: Annotated[bytes, Meta(max_length=HASH_BYTES * PARTS_MAX)] = b""
+    native: Annotated[bytes, Meta(max_length=NATIVE_BYTES_MAX)] = b""
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -40,7 +44,8 @@ def decode(packed: bytes) -> Parcel:
     """A parcel from a message. Raises ValueError with a sentence."""
     try:
         parcel = _decode(packed)
-        examine(parcel.handle)
+        if parcel.kind != NATIVE:
+            examine(parcel.handle)
     except (msgspec.DecodeError, RecursionError) as error:
         raise ValueError(f"this is no parcel: {error}") from None
     except HandleRefused as refused:
@@ -48,3 +53,19 @@ def decode(packed: bytes) -> Parcel:
     if len(parcel.content) % HASH_BYTES:
         raise ValueError("this parcel names its content by a broken hash")
     return parcel
+
+
+def spared(parcel: Parcel | None, here: int) -> int:
+    """How many positions of a parcel need not be pulled: whole blocks of its owner, and never all of them."""
+    if parcel is None or parcel.handle.layout is None:
+        return 0
+    layout = parcel.handle.layout
+    blocks = parcel.handle.size // layout.block_bytes
+    return max(0, min(here // layout.block_tokens, blocks - 1)) * layout.block_tokens
+
+
+def positions(parcel: Parcel | None, position: int, complete: bool) -> int:
+    """How many positions came with the first so many bytes of a parcel."""
+    assert parcel is not None and parcel.handle.layout is not None
+    layout = parcel.handle.layout
+    return parcel.count if complete else min(parcel.count, position // layout.block_bytes * layout.block_tokens)

@@ -24,7 +24,8 @@ class Room(Struct, eq=False):
     offered: bool = False  # others may pull from it
     pulling: bool = False  # we pull into it
     engaged: bool = False  # the engine has a view of it
-    position: int = 0  # bytes that were pulled
+    position: int = 0  # up to which it was pulled
+    start: int = 0  # the first byte that is pulled: what is before is in the engine's cache
 
     @property
     def idle(self) -> bool:

@@ -7,10 +7,11 @@ from typing import Protocol
 from msgspec import Struct
 
 from mesh.core import Event, Failed, Finished, Leg, Yielded
-from nodes.commands import Land
-from nodes.engines.contract import Ending, Job
+from nodes.commands import Cancel, Command, Land
+from nodes.engines.contract import Ending, Job, Output
 from nodes.engines.media import Media
 from nodes.generation import Spot
+from nodes.handing import Handing
 from proto.errors import Reason
 
 
@@ -30,15 +31,38 @@ class Run(Struct):
     length: int = 0  # positions of its sequence, when it began
     since_step: int = 0  # how many steps had been made then
     feeds: bool = False  # it computes a prompt for who goes on
+    unfed: bool = False  # such a one, and it must not begin before Go: an encoder is not done with its own leg
     hinted: bool = False
     halted: bool = False
+    rests: bool = False  # halted by us, because the engine is to sleep: it goes on elsewhere
+    preempted: bool = False  # its engine has taken its room, and has a copy of its cache for who goes on
     cancelled_at: float = inf
     failed: Failed | None = None  # why it is cancelled, if nobody asked for it
-    waits: Job | None = None  # for its embeddings: the engine does not have it yet
+    waits: Job | None = None  # for its embeddings, or for Go: the engine does not have it yet
     landing: Land | None = None  # for its embeddings: the engine has it, and was not told to go on
     job: Job | None = None  # one with spots
     spots: Sequence[Spot] = ()
     handles: Sequence[bytes] = ()
+
+
+def rescue(output: Output, run: Run, handing: Handing, commands: list[Command]) -> bool:
+    """Have the cache of a preempted job copied to where others can fetch it, if there is room: its end comes then."""
+    if not output.kept:
+        return False
+    out = handing.save(output.key, output.kept) if run.cancelled_at == inf else None
+    commands.append(Cancel(output.key, out))  # without room too: its engine need not keep it any longer
+    if out is None:
+        return False
+    run.preempted, run.cancelled_at = True, 0.0
+    return True
+
+
+def freed_of(leg: Leg, run: Run, packed: bytes) -> tuple[str, Event]:
+    """What it means for a leg that its room is free by now, as somebody wanted."""
+    if run.halted or (run.preempted and not run.hinted):
+        preempt = run.rests or run.preempted
+        return "preempted" if run.preempted else "cancelled", Yielded(leg, Reason.PREEMPT if preempt else None, packed)
+    return "stopped", Finished(leg)
 
 
 def event_of(leg: Leg, ending: Ending | None, text: str, run: Run) -> tuple[str, Event]:
@@ -52,5 +76,7 @@ def event_of(leg: Leg, ending: Ending | None, text: str, run: Run) -> tuple[str,
             return "preempted", Yielded(leg, Reason.PREEMPT)
         case Ending.FAILED:
             return "failed", Failed(leg, Reason.FAILED, text=text)
+        case Ending.LOST:
+            return "failed", Failed(leg, Reason.UNAVAILABLE, text=text, retryable=True)
         case _:
             return ("cancelled", Yielded(leg)) if run.halted or not run.hinted else ("stopped", Finished(leg))

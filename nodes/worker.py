@@ -9,23 +9,29 @@ from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from xxhash import xxh3_64_intdigest
+
 from mesh.actor import Actor
 from mesh.component import EXIT_CRASHED
 from mesh.core import Progressed
 from mesh.options import OptionRefused, Options
 from nodes.endpoints import model_endpoints, node_endpoints
 from nodes.engine_options import EngineOptions
-from nodes.engines.contract import BlockEvent
+from nodes.engines.blocks import chain, root
+from nodes.engines.contract import BlockEvent, EngineLoad, Job
+from nodes.engines.outside import OutsideEngine
 from nodes.folder import folder_of
-from nodes.host import EngineHost, LoopHost, ThreadHost
+from nodes.forwarding import forwarded
+from nodes.host import EngineHost, LoopHost, OutsideHost, ThreadHost
 from nodes.host_metrics import families, handing_families
 from nodes.loading import Loaded
 from nodes.metrics import Family
 from nodes.names import offered_by
+from nodes.objections import Objections
 from nodes.pooled import pool_endpoints
+from nodes.resting import rest_endpoints, shunned
 from nodes.routing.teller import Teller
 from nodes.serving import Beside, introduction, serve
-from nodes.tiers.weights import mark_of
 from nodes.transfer.causes import Way
 from nodes.transfer_metrics import transfer_families
 from proto.messages import Role
@@ -36,6 +42,7 @@ if TYPE_CHECKING:
     from nodes.media.desk import Desk
     from nodes.transfer import Memory, Plane
 
+NATIVE_LINGER_S = 2.0  # engines fetch from each other at once, and do not tell us when they have
 LINGER_S = 12.0  # a little longer than the lease of what was handed over
 SIDE_LEGS = 128  # metrics, status and files at once, beside a full engine: a few hundred nodes may ask together
 
@@ -65,22 +72,25 @@ class Worker(Beside):
         card = loaded.card
         self.loaded = loaded
         self.flags = flags
+        self.objections = Objections()
         self.plane: Plane | None = None
         self.dock: PlaneDock | None = None
         self.desk: Desk | None = None
-        kind = LoopHost if card.engine.engine == "sim" else ThreadHost
         offered = offered_by(flags.role, card.model)
-        self.host: EngineHost = kind(
-            loaded.engine, card.engine, offered, crashed, card.digest, enforce=flags.enforce_disagg
-        )
+        self.host = host_of(loaded, offered, crashed, flags.enforce_disagg)
+        native = self.host.core.native
+        native.mode, native.mark = card.engine.native, f"{card.engine.engine} {card.build}"
         endpoints = {
             **node_endpoints(flags.role, lambda: self.actor, self.families, self.facts),
-            **model_endpoints(card, loaded.contents),
+            **model_endpoints(card, loaded.contents, self.objections.hear),
             **pool_endpoints(flags.pool),
+            **rest_endpoints(card.engine, self.host),
         }
         levels, below = (loaded.tiers.levels, loaded.tiers.blocks) if loaded.tiers is not None else (1, 0)
-        self.teller = Teller(levels=levels, blocks=card.engine.blocks + below, report=self.reports)
+        blocks = card.engine.blocks // card.engine.ranks + below
+        self.teller = Teller(card.engine.ranks, levels, blocks, self.reports)
         self.host.core.teller = self.teller
+        self.host.core.cached = self._cached
         slots = self.host.offer().slots + SIDE_LEGS
         self.actor = Actor(
             options, Role.WORKER, endpoints, flags.role, host=self.host, aide=self.teller, slots=slots, queue=queue
@@ -108,9 +118,7 @@ class Worker(Beside):
         blocks = self.flags.kv_staging_bytes // layout.block_bytes
         memory = allocated(self.plane, blocks * layout.block_bytes)
         handing = self.host.core.handing
-        # The digest of a card knows nothing of weights: blocks of others must not be taken for ours.
-        mark = await self.actor.loop.run_in_executor(None, mark_of, folder_of(self.flags.model))
-        handing.digest = f"{self.loaded.card.digest} {mark}"
+        handing.digest = self.loaded.card.build  # The digest of a card knows nothing of weights.
         self.dock = PlaneDock(self.plane, memory, layout, handing, self.host.refresh)
         handing.rooms.open(self.dock, blocks)
 
@@ -119,13 +127,16 @@ class Worker(Beside):
         from nodes.media.desk import open_desk
 
         folder, exact = folder_of(self.flags.model), self.flags.exact
-        self.desk = open_desk(plane, self.actor.loop, folder, self.loaded.card, exact)
+        towers = getattr(self.loaded.engine, "towers", None)  # some engines see with their own eyes
+        self.desk = open_desk(plane, self.actor.loop, folder, self.loaded.card, exact, towers)
         self.host.core.desk = self.desk
 
     async def linger(self) -> None:
         """Requests that moved from here fetch what was computed for them."""
         if self.dock is not None:
             await self.dock.fetched(min(self.actor.options.drain_s, LINGER_S))
+        elif self.host.core.native.mode and self.host.core.handing.counts["offered"]:
+            await asyncio.sleep(min(self.actor.options.drain_s, NATIVE_LINGER_S))
 
     async def end(self) -> None:
         if self.loaded.tiers is not None:
@@ -143,11 +154,23 @@ class Worker(Beside):
 
     def reports(self) -> list[Report]:
         """What each Pong says of our load."""
-        load = self.host.load()
-        step_tokens = self.loaded.card.engine.step_tokens
+        load, card = shunned(self.host.load()), self.loaded.card.engine
+        # A heartbeat shows how many ranks there are: so it does before an engine has said how full each is.
+        empty = [EngineLoad()] * card.ranks if card.ranks > 1 and not load.asleep else [load] * card.ranks
         return [
-            Report(load.running, load.waiting, load.prefill_tokens, load.blocks_used, load.blocks_total, step_tokens)
+            Report(one.running, one.waiting, one.prefill_tokens, one.blocks_used, one.blocks_total, card.step_tokens)
+            for one in load.ranks or empty
         ]
+
+    def _cached(self, job: Job) -> int:
+        """How many positions of a sequence need not come from elsewhere: as the engine has told."""
+        card = self.loaded.card.engine
+        if card.ranks > 1 or job.media:
+            return 0  # nobody knows yet who will run it; to compute a picture again, should it be gone, takes more
+        first = root(job.cache_salt, xxh3_64_intdigest)
+        before = [*job.prompt, *job.generated][:-1]  # the last is computed in any case, and its block with it
+        names = chain(before, card.block_tokens, first, xxh3_64_intdigest)
+        return self.teller.leading(names) * card.block_tokens
 
     def families(self) -> list[Family]:
         """What this worker adds to its metrics."""
@@ -155,6 +178,8 @@ class Worker(Beside):
         found = families(core.counts, self.host.load()) + handing_families(core.handing)
         if self.loaded.tiers is not None:
             found += self.loaded.tiers.families()
+        if isinstance(self.loaded.engine, OutsideEngine):
+            found += own_families(self.loaded.engine)
         if self.desk is not None:
             from nodes.media.metrics import media_families
 
@@ -169,6 +194,7 @@ class Worker(Beside):
             "staging": self.host.core.handing.rooms.blocks(),
             "model": card.model,
             "digest": card.digest,
+            "objections": self.objections.texts,
             "engine": card.engine,
             "tokens": self.loaded.tokens,
             "load": load,
@@ -184,6 +210,25 @@ class Worker(Beside):
             self.actor,
             f"{does} {card.model} with the {engine.engine} engine, {engine.slots} slots, context {engine.context}",
         )
+
+
+def own_families(engine: OutsideEngine) -> list[Family]:
+    """An engine's own metrics. They must not cost those of the node."""
+    try:
+        return forwarded(engine.families())
+    except Exception as error:  # It reads whatever the engine has registered.
+        log.warning("the engine's own metrics cannot be read: %s: %s", type(error).__name__, error)
+        return []
+
+
+def host_of(loaded: Loaded, offered: str, crashed: Callable[[BaseException], None], enforce: bool) -> EngineHost:
+    """What runs the engine: one that computes here has a thread of its own."""
+    engine, card, digest = loaded.engine, loaded.card.engine, loaded.card.digest
+    enforce = enforce or card.fed_only
+    if isinstance(engine, OutsideEngine):
+        return OutsideHost(engine, card, offered, crashed, digest, enforce)
+    kind = LoopHost if card.engine == "sim" else ThreadHost
+    return kind(engine, card, offered, crashed, digest, enforce)
 
 
 def allocated(plane: "Plane", size: int) -> "Memory":

@@ -40,6 +40,8 @@ CONTENT_BYTES_MAX = 32  # of the hash of one of them
 ENTRIES_MAX = 1_024  # requests in one Routed or Settled
 ROUTED_BYTES_TARGET = 128 * KIB  # of the hashes in one Routed
 
+RANK = "wiremesh.rank"  # a Submit to a worker with several ranks says in its metadata which one
+
 Rank = tuple[int, int]  # a worker's node, and its data-parallel rank
 RankNumber = Annotated[int, Meta(ge=0, le=RANKS_MAX - 1)]
 ChangeHashes = Annotated[bytes, Meta(max_length=8 * CHANGE_BLOCKS_MAX)]
@@ -120,7 +122,7 @@ class Placement(Struct, array_like=True, gc=False):
     blocks: U32 = 0
     block_tokens: Annotated[int, Meta(ge=1, le=BLOCK_TOKENS_MAX)] = 16
     hashes: PromptHashes = b""  # may be left out: then the blocks are counted as its own
-    expected_tokens: U32 = 0  # of output; 0: unknown
+    expected_tokens: U32 = 0  # of output; 0: unknown. Half of it counts as blocks in use: the mean over its life
 
 
 class Routed(Message, tag=56):
@@ -129,20 +131,11 @@ class Routed(Message, tag=56):
     placements: Annotated[list[Placement], Meta(max_length=ENTRIES_MAX)]
 
 
-class Output(Struct, array_like=True, gc=False):
-    """How much a request has been given."""
-
-    request: U64
-    attempt: Attempt
-    tokens: U32
-
-
 class Settled(Message, tag=55):
-    """Owner to router, or passed on: these have had their first token; these have more; these are over."""
+    """Owner to router, or passed on: these have had their first token; these are over."""
 
     prefilled: Annotated[list[LegName], Meta(max_length=ENTRIES_MAX)] = []
     freed: Annotated[list[LegName], Meta(max_length=ENTRIES_MAX)] = []
-    outputs: Annotated[list[Output], Meta(max_length=ENTRIES_MAX)] = []
 
 
 class Report(Struct, array_like=True, frozen=True, gc=False):
@@ -204,3 +197,4 @@ class Placed(Message, tag=49):
     rank: RankNumber = 0  # at the last stop
     cached_blocks: U32 = 0  # that the choice of the last stop counts on
     refused: U16 = 0  # the reason why nobody may have it; 0 and no itinerary: the owner may know better
+    ranks: Annotated[list[RankNumber], Meta(max_length=limits.STOPS_MAX)] = []  # at the stops before; not named: 0

@@ -66,7 +66,10 @@ for name in sys.argv[1:]:
         try:
             importlib.import_module(name)
         except BaseException as error:
-            print(f"{name}: {error!r}", flush=True)
+            # What an engine loads into its own processes may need its package, and that is not installed here.
+            lacks = isinstance(error, ModuleNotFoundError) and error.name in ("torch", "vllm", "sglang", "tensorrt_llm")
+            if not (lacks and name.startswith("nodes.engines.")):
+                print(f"{name}: {error!r}", flush=True)
         os._exit(0)
     os.waitpid(child, 0)
 """
@@ -91,7 +94,7 @@ def test_every_module_imports_alone() -> None:
     """No module needs another to have been imported before it."""
     names = [module.name for module in modules().values() if ours(module)]
     halves = [python(IMPORT_ALONE, *names[::2]), python(IMPORT_ALONE, *names[1::2])]
-    assert [half.communicate(timeout=60)[0] for half in halves] == ["", ""]
+    assert [half.communicate(timeout=180)[0] for half in halves] == ["", ""]
 
 
 def test_proto_needs_only_msgspec() -> None:

@@ -308,6 +308,7 @@ class Oracles:
             walks.heard(stream, leg, part)
             if isinstance(part, Accept | Part):
                 leg.running = not isinstance(part, Accept) or part.waiting == 0
+            if isinstance(part, Accept | Part | Migrate):
                 request = process.node.owner.requests.get(part.request)
                 last = leg.endpoint == stream.endpoint
                 if last and request is not None and request.claim is not None:  # else it has moved on, and this is late

@@ -67,8 +67,8 @@ def _troubled(world: "World", stream: Stream) -> str | None:
 
 
 def _waited(world: "World", stream: Stream) -> float:
-    """At most since it was told that it had a place, or got a unit: it may have lost that place right then."""
-    return world.clock.now - max(stream.settled_at, stream.last_unit) + stream.process.jumped_s
+    """At most since its last stop was heard of: it may have lost that place then. A unit of a feeder is no place."""
+    return world.clock.now - stream.settled_at + stream.process.jumped_s
 
 
 def _unavailable(world: "World", stream: Stream, end: Finish) -> str | None:

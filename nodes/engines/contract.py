@@ -24,6 +24,7 @@ from nodes.transfer.layout import Layout
 Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]  # cards come over the mesh, and are computed with
 Seconds = Annotated[float, Meta(ge=0, le=86_400.0)]
 FULL = "the engine's queue is full"  # the answer of `submit` that a later try may not get
+ASLEEP = "the engine is asleep"  # likewise
 
 
 class Ending(StrEnum):
@@ -32,8 +33,9 @@ class Ending(StrEnum):
     STOP = "stop"  # an end-of-sequence or stop token
     LENGTH = "length"  # max_tokens or the context is used up
     CANCELLED = "cancelled"
-    PREEMPTED = "preempted"  # its room was needed: the worker migrates it
+    PREEMPTED = "preempted"  # its room was needed: the worker migrates it. See `Output.kept`
     FAILED = "failed"
+    LOST = "lost"  # it can go on elsewhere: this engine, or what stands behind it, could not
 
 
 class Sampling(Struct, frozen=True):
@@ -66,7 +68,14 @@ class Job(Struct):
     priority: int = 0  # lower goes first, and is preempted last
     out: memoryview | None = None  # writable: blocks of the sequence go there as they are computed
     lands: bool = False  # take a slot and blocks, and compute nothing before `land`
+    first: int = 0  # position that lands: those before it are in the cache, or else nothing that lands is of use
     media: Sequence[Media] = ()  # in the prompt, in the order of their positions
+    feeds: bool = False  # its prompt is computed for another engine, which goes on
+    native: bytes = b""  # where the cache of its prompt lies, as another engine of this kind said
+    lora: str = ""  # an adapter of the model, by name
+    embeds: bool = False  # no token is wanted, but one vector for the whole prompt; it ends with it, by STOP
+    dimensions: int = 0  # numbers of that vector; 0: `Card.embeds`
+    rank: int = -1  # the data-parallel rank that is to run it; -1, or one that there is not: whichever the engine likes
 
 
 class Logprobs(Struct, gc=False):
@@ -86,6 +95,9 @@ class Output(Struct, gc=False):
     text: str = ""  # why it failed
     cached_tokens: int = 0  # of its prompt, found in the cache; known from its first output on
     exported: int = 0  # positions of the sequence that are in `Job.out`
+    kept: int = 0  # of a preempted job: positions that the engine has a copy of, until `cancel` takes it
+    native: bytes = b""  # of a job that feeds: what the engine that goes on has to know
+    vector: bytes = b""  # of a job that embeds: float32, little endian; comes with its end
 
 
 class BlockEvent(Struct):
@@ -95,6 +107,7 @@ class BlockEvent(Struct):
     hashes: list[int] = []
     parent: int = 0
     tokens: list[int] = []
+    rank: int = 0  # whose cache it is
 
 
 class Step(Struct):
@@ -145,11 +158,23 @@ class Card(Struct, frozen=True):
     block_tokens: int
     blocks: int
     eos_tokens: tuple[int, ...] = ()
-    resumes_sampling: bool = True
+    resumes_sampling: bool = True  # what is drawn is a function of (seed, position): a moved stream goes on as it was
+    resumes_exactly: bool = True  # in numbers so fine that a moved stream gets the tokens that it would have got
     cancels_prefill: bool = True
+    tells_blocks: bool = True  # what its cache holds, in `Step.events`
+    sleeps: bool = False  # it keeps `Sleeper` too
+    loras: tuple[str, ...] = ()  # adapters that a job can name
+    lacks: tuple[str, ...] = ()  # fields of Job and Sampling that it cannot do: a job that uses one is refused
     step_tokens: int = 0  # positions that one step computes at most; 0: it does not say
     layout: Layout | None = None  # of the blocks that it hands over; None: it cannot
     media: dict[str, MediaCard] = {}  # by kind: image, audio, video
+    native: str = ""  # it hands over by itself: "after" its prefill, or "beside" it; see nodes.native
+    fed_only: bool = False  # it cannot compute prompts: it goes on with what a prefill worker hands over
+    embeds: Count = 0  # numbers in the vector of a job that embeds; 0: it makes none
+    generates: bool = True  # whether a job may want tokens
+    shortens: bool = False  # its vectors may be cut to `dimensions` (Matryoshka), and are then made unit vectors
+    dimensions: tuple[Count, ...] = ()  # of `shortens`: these alone; none: any
+    ranks: int = 1  # data-parallel ones: each has slots and a cache of its own; the figures above are of all together
 
     @property
     def exports_kv(self) -> bool:
@@ -164,6 +189,23 @@ class EngineLoad(Struct, frozen=True):
     blocks_used: int = 0
     blocks_total: int = 0
     prefill_tokens: int = 0  # positions to be computed before all jobs here decode; not of those that land
+    ranks: tuple["EngineLoad", ...] = ()  # of each rank, where there are several
+    asleep: int = 0  # how deep: see `Sleeper`
+
+
+def unmet(job: Job, card: Card) -> str | None:
+    """What a job asks for and an engine cannot do, by its card; None if it can."""
+    for name in card.lacks:
+        given, usual = (job, _JOB) if name in Job.__struct_fields__ else (job.sampling, Sampling())
+        value = getattr(given, name)
+        if value not in (getattr(usual, name), [], (), {}):
+            return f"the {card.engine} engine cannot do {name}"
+    if job.lora and job.lora not in card.loras:
+        return f"there is no LoRA adapter {job.lora!r} here: there are {', '.join(card.loras) or 'none'}"
+    return None
+
+
+_JOB = Job(None, ())  # what a job asks for that asks for nothing
 
 
 class Engine(Protocol):
@@ -181,6 +223,7 @@ class Engine(Protocol):
         """Free a job's room; the next step reports its end. One that is not there is no error.
 
         With `out`, what is computed of it is copied there first, as far as it fits. Returns how many positions are.
+        A job that was preempted is cancelled once more, with `out` or without, if its end said that some are `kept`.
         """
         ...
 
@@ -214,4 +257,19 @@ class Engine(Protocol):
 
     def stop(self) -> None:
         """Free everything; twice is once."""
+        ...
+
+
+class Sleeper(Protocol):
+    """What an engine whose card `sleeps` can do besides. It is told so only while it has no job."""
+
+    def sleep(self, level: int) -> None:
+        """Give memory back: 1 the cache, 2 the weights too. `submit` says `ASLEEP`, and `load` how deep it sleeps.
+
+        One that takes long begins here and goes on by itself. Twice is once.
+        """
+        ...
+
+    def wake(self) -> None:
+        """Be as after `start`, with an empty cache. One that is awake is no error."""
         ...

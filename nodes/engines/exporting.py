@@ -55,17 +55,31 @@ def copy_of(source: memoryview, positions: int, layout: Layout) -> Brought:
 
 def save(running: Running, decodes: bool, out: memoryview, exchange: Exchange) -> int:
     """Copy what is computed of a sequence, as far as it fits; how many positions are there."""
+    if running.brought is not None and running.job.first:
+        return 0  # its beginning is in the cache, perhaps
     if running.brought is not None:
-        content = running.brought.content[: len(out)]
-        out[: len(content)] = content
-        return min(running.brought.positions, positions_in(memoryview(content), exchange.layout))
-    computed = running.computed if running.blocks else 0
-    if decodes:
-        computed = len(running.tokens) - 1
-    stop = min(computed, positions_in(out, exchange.layout))
+        return running.brought.save(out, exchange.layout)
+    stop = min(_computed(running, decodes), positions_in(out, exchange.layout))
     if stop:
         exchange.gather(running, 0, stop, out)
     return stop
+
+
+def keep(running: Running, decodes: bool, exchange: Exchange) -> Brought | None:
+    """A copy of all that is computed of a sequence whose blocks are about to go; None if nothing is."""
+    positions = _computed(running, decodes)
+    if not positions:
+        return None
+    content = bytearray(-(-positions // exchange.layout.block_tokens) * exchange.layout.block_bytes)
+    exchange.gather(running, 0, positions, memoryview(content))
+    return Brought(content, positions)
+
+
+def _computed(running: Running, decodes: bool) -> int:
+    """How many positions are in its blocks."""
+    if decodes:
+        return len(running.tokens) - 1
+    return running.computed if running.blocks else 0
 
 
 def export(plan: Plan, exchange: Exchange) -> None:

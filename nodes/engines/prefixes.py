@@ -60,12 +60,24 @@ class Prefixes:
             found = self.found(running)
             self.below.seek(running.key, running.parent, found, self._pool.idle_among(found)[0])
 
-    def next(self, waiting: Sequence[Running]) -> Running | None:
-        """Who is admitted next: the first that waits for nothing from below."""
+    def next(self, waiting: Sequence[Running], landing: Sequence[Running]) -> Running | None:
+        """Who is admitted next: the first that waits for nothing from below, nor for what is about to land."""
         below = self.below
-        if below is None:
+        if below is None and not landing:
             return waiting[0]
-        return next((running for running in waiting if not below.waits(running.key)), None)
+        coming = frozenset(name for running in landing for name in self.found(running)[running.stored :])
+        for running in waiting:
+            if not (self._follows(running, coming) or (below is not None and below.waits(running.key))):
+                return running
+        return None
+
+    def _follows(self, running: Running, coming: frozenset[int]) -> bool:
+        """Whether the first block that it misses is on its way here for another: as for two answers to one prompt."""
+        if not coming or running.lands or running.brought is not None:
+            return False
+        found = self.found(running)
+        here = self._pool.idle_among(found)[0]
+        return here < len(found) and found[here] in coming
 
     def leave(self, running: Running) -> None:
         """It wants nothing more from below."""

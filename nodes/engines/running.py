@@ -6,6 +6,7 @@ from msgspec import Struct, field
 
 from nodes.engines.contract import Ending, Job
 from nodes.engines.media import hashed_tokens
+from nodes.transfer.layout import Layout
 
 
 class Limits(Struct, frozen=True):
@@ -27,8 +28,14 @@ class Limits(Struct, frozen=True):
 class Brought(Struct, eq=False):
     """The start of a sequence, computed elsewhere."""
 
-    content: bytes
+    content: bytes | bytearray
     positions: int
+
+    def save(self, out: memoryview, layout: Layout) -> int:
+        """Copy it, as far as it fits; how many positions are there."""
+        blocks = min(len(out), len(self.content)) // layout.block_bytes
+        out[: blocks * layout.block_bytes] = memoryview(self.content)[: blocks * layout.block_bytes]
+        return min(self.positions, blocks * layout.block_tokens)
 
 
 class Running(Struct, eq=False):
@@ -67,8 +74,12 @@ def order_of(running: Running) -> tuple[int, int]:
 
 def refusal_of(job: Job, limits: Limits) -> str | None:
     """Why a job can never run; None if it can."""
+    if job.embeds:
+        return "this model generates text: it makes no embeddings"
     if not job.prompt:
         return "the prompt is empty"
+    if job.lora:
+        return f"there is no LoRA adapter {job.lora!r} here: this engine has none"
     if not all(are_tokens(tokens, limits.vocabulary) for tokens in (job.prompt, job.generated)):
         return f"the prompt has a token outside the vocabulary of {limits.vocabulary}"
     length = len(job.prompt) + max(job.max_tokens, len(job.generated))

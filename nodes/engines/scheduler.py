@@ -13,9 +13,20 @@ from collections.abc import Hashable, Sequence
 from nodes.engines.below import Below
 from nodes.engines.blocks import NONE, Digest, Pool
 from nodes.engines.contract import FULL, BlockEvent, Ending, EngineLoad, Job, Logprobs, Output
-from nodes.engines.exporting import Exchange, copy_of, export, positions_in, save, tell_exported
+from nodes.engines.exporting import Exchange, copy_of, export, keep, positions_in, save, tell_exported
 from nodes.engines.prefixes import Prefixes
-from nodes.engines.running import Limits, Part, Plan, Running, are_tokens, ending_of, order_of, refusal_of, running_of
+from nodes.engines.running import (
+    Brought,
+    Limits,
+    Part,
+    Plan,
+    Running,
+    are_tokens,
+    ending_of,
+    order_of,
+    refusal_of,
+    running_of,
+)
 
 __all__ = ["Limits", "Part", "Plan", "Running", "Scheduler"]
 
@@ -37,6 +48,7 @@ class Scheduler:
         self._arrivals = 0
         self._reports: list[Output] = []  # what the next step tells and did not make
         self._exporting = 0  # jobs with `out`
+        self._kept: dict[Hashable, Brought] = {}  # what preempted jobs had, until somebody takes it
         self._stuck = False  # nothing can be done before a job comes, lands or goes
 
     # --- Coming and going -------------------------------------------------------------------------------
@@ -67,7 +79,8 @@ class Scheduler:
         """End a job; how many positions of it are in `out`."""
         running = self._all.get(key)
         if running is None:
-            return 0
+            kept = self._kept.pop(key, None)
+            return 0 if kept is None or out is None else kept.save(out, self._exchange.layout)
         saved = 0 if out is None else save(running, running in self.decoding, out, self._exchange)
         self._end(running, Ending.CANCELLED)
         return saved
@@ -101,6 +114,11 @@ class Scheduler:
         self._end_all()
         self.pool.clear()
         return self.reports()
+
+    def forget(self) -> None:
+        """Nobody is here, and what the cache knows is about to be lost."""
+        assert not self._all, "it is told so only while it has no job"
+        self.pool.clear()
 
     def attach(self, below: Below) -> None:
         self._prefixes.attach(below)
@@ -214,7 +232,7 @@ class Scheduler:
         if source is not None:
             last = len(running.tokens) - 1  # whose step gives the next token
             here = min(positions, last, running.room, positions_in(source, self._exchange.layout))
-        if source is not None and here > running.computed:
+        if source is not None and here > running.computed >= running.job.first:
             self._exchange.scatter(running, running.computed, here, source)
             running.computed = here
             self._prefixes.store(running, here)
@@ -262,7 +280,7 @@ class Scheduler:
     def _admit(self, parts: list[Part], budget: int) -> None:
         limits = self.limits
         while self.waiting and budget > 0 and self._count() < limits.slots:
-            running = self._prefixes.next(self.waiting)
+            running = self._prefixes.next(self.waiting, self.landing)
             if running is None:
                 return
             found = self._prefixes.found(running)
@@ -327,8 +345,12 @@ class Scheduler:
         return preempted
 
     def _preempt(self, running: Running) -> None:
-        if self.limits.hand_over:
-            self._end(running, Ending.PREEMPTED)
+        unseen = any(media.embedding is None for media in running.job.media)  # it came as blocks: they are gone then
+        if self.limits.hand_over or unseen:
+            kept = keep(running, running in self.decoding, self._exchange)
+            if kept is not None:
+                self._kept[running.key] = kept
+            self._end(running, Ending.PREEMPTED, kept=0 if kept is None else kept.positions)
             return
         self._withdraw(running)
         insort(self.waiting, running, key=order_of)
@@ -358,10 +380,11 @@ class Scheduler:
         self._prefixes.leave(running)
         del self._all[running.job.key]
 
-    def _end(self, running: Running, ending: Ending, text: str = "") -> None:
+    def _end(self, running: Running, ending: Ending, text: str = "", kept: int = 0) -> None:
         self._remove(running)
-        self._reports.append(Output(running.job.key, ending=ending, text=text, exported=running.exported))
+        self._reports.append(Output(running.key, ending=ending, text=text, exported=running.exported, kept=kept))
 
     def _end_all(self) -> None:
+        self._kept.clear()
         for running in [*self._all.values()]:
             self._end(running, Ending.CANCELLED)

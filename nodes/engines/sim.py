@@ -23,10 +23,11 @@ from operator import xor
 from zlib import crc32
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from nodes.engines.below import Below
 from nodes.engines.blocks import Digest
-from nodes.engines.contract import Card, EngineLoad, Job, Logprobs, Output, Step
+from nodes.engines.contract import ASLEEP, Card, EngineLoad, Job, Logprobs, Output, Step
 from nodes.engines.scheduler import Limits, Plan, Running, Scheduler
 from nodes.engines.timing import Timing, step_s
 from nodes.transfer.layout import Layout
@@ -69,6 +70,7 @@ class SimEngine:
         self._fault = Fault.NONE
         self._factor = 1.0
         self._packed = packed(first, last)
+        self._asleep = 0
         self._tells = False  # whether a job ever asked for log-probabilities
 
     def start(self) -> Card:
@@ -84,9 +86,12 @@ class SimEngine:
             eos_tokens=limits.eos_tokens,
             step_tokens=limits.step_tokens,
             layout=self._memory.layout,
+            sleeps=True,
         )
 
     def submit(self, job: Job) -> str | None:
+        if self._asleep:
+            return ASLEEP
         self._tells |= job.sampling.logprobs >= 0
         return self._scheduler.submit(job)
 
@@ -116,7 +121,8 @@ class SimEngine:
         return Step(outputs, scheduler.events(), computed, prefilled, self._wait_s(plan, computed))
 
     def load(self) -> EngineLoad:
-        return self._scheduler.load()
+        load = self._scheduler.load()
+        return load if not self._asleep else replace(load, asleep=self._asleep)
 
     def idle(self) -> bool:
         return self._scheduler.idle()
@@ -124,6 +130,14 @@ class SimEngine:
     def clear(self) -> list[Output]:
         """End all jobs and forget all prefixes."""
         return self._scheduler.clear()
+
+    def sleep(self, level: int) -> None:
+        if not self._asleep:
+            self._scheduler.forget()
+        self._asleep = level
+
+    def wake(self) -> None:
+        self._asleep = 0
 
     def attach(self, below: Below) -> None:
         self._scheduler.attach(below)

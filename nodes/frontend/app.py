@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 
 from nodes.frontend import headers, plain, streams
 from nodes.frontend.completions import complete
+from nodes.frontend.embeddings import embed
 from nodes.frontend.exchange import Exchange
 from nodes.frontend.frontend import Frontend
 from nodes.frontend.wire import Receive, Scope, Send, Wire, wire_of
@@ -33,6 +34,7 @@ def _generates(kind: Kind) -> Worked:
 POSTS: dict[str, Worked] = {
     "/v1/chat/completions": _generates(Kind.CHAT),
     "/v1/completions": _generates(Kind.COMPLETION),
+    "/v1/embeddings": embed,
     "/tokenize": plain.tokenize,
     "/v1/tokenize": plain.tokenize,
     "/detokenize": plain.detokenize,

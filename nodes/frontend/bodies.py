@@ -5,7 +5,7 @@ import zlib
 
 from nodes.frontend import limits
 from nodes.frontend.generation import CANCELLED
-from nodes.frontend.wire import Wire
+from nodes.frontend.wire import CLOSE, Wire
 from nodes.openai.errors import Problem, invalid, too_large
 
 GZIP = 16 + zlib.MAX_WBITS  # zlib's word for its own header and gzip's
@@ -49,7 +49,7 @@ async def read_body(wire: Wire, bytes_max: int) -> bytes | Problem:
 
 def _never(wire: Wire, bytes_max: int) -> Problem:
     """Not even to be read: the connection ends with the answer."""
-    wire.extra.append((b"connection", b"close"))
+    wire.extra.append(CLOSE)
     return too_large(bytes_max)
 
 

@@ -16,14 +16,15 @@ from nodes.frontend.bodies import read_body
 from nodes.frontend.broadcast import Broadcast
 from nodes.frontend.choice import Choice
 from nodes.frontend.exchange import Exchange
+from nodes.frontend.extras import check_extras, metadata_of
 from nodes.frontend.frontend import LEAVING
 from nodes.frontend.generation import CANCELLED, Generation
-from nodes.frontend.models import Model
+from nodes.frontend.models import ADAPTER, Model
 from nodes.frontend.offered import Offered
 from nodes.frontend.routes import Path, header_of
 from nodes.frontend.texts import Text, prompt_with_media, prompts_of
 from nodes.frontend.viewers import BodyViewer, StreamViewer
-from nodes.frontend.wishing import ROUTING, Manner, manner_of, session_of, wish_of
+from nodes.frontend.wishing import Manner, manner_of, wish_of
 from nodes.generation import Generation as Payload
 from nodes.generation import Spot, encode
 from nodes.openai import errors
@@ -35,10 +36,7 @@ from nodes.openai.responses import Answer, answer_id
 from nodes.text.stop import Scanner, Stops
 from nodes.text.stream import TextStream
 from nodes.transfer import TransferRefused
-from proto.limits import NAME_CHARS_MAX, TEXT_CHARS_MAX
 from proto.placing import Wish
-
-EXTRA = "extra."  # before the names of parameters that nobody here knows, in a request's metadata
 
 
 class Prepared:
@@ -48,6 +46,7 @@ class Prepared:
         "ask_timeout_s",
         "budgets",
         "demand",
+        "lora",
         "manner",
         "model",
         "offered",
@@ -60,6 +59,7 @@ class Prepared:
     def __init__(self, demand: Demand, model: Model[Text], text: Text, prompts: list[list[int]]) -> None:
         self.demand = demand
         self.model = model
+        self.lora = demand.model.removeprefix(model.name).removeprefix(ADAPTER)
         self.text = text
         self.prompts = prompts
         self.budgets: list[int] = []
@@ -144,16 +144,19 @@ async def prepare(exchange: Exchange, demand: Demand, body_bytes: int) -> Prepar
     """Everything that can be wrong with a demand is found here."""
     frontend = exchange.frontend
     models = frontend.registry.models
-    model = models.models.get(demand.model)
+    name, _ = models.named(demand.model)
+    model = models.models.get(name)
     if model is None:
         return errors.no_model(demand.model)
     exchange.model = demand.model
-    text = models.text(demand.model)
+    text = models.text(name)
     if text is None or not model.workers:
         return errors.no_worker(demand.model)
+    if not model.card.engine.generates:
+        return errors.makes_embeddings(demand.model)
     if demand.chat is not None and demand.chat.clips:
         return await prepare_media(exchange, demand, model, text)
-    context = model.card.engine.context
+    context = model.context
     if body_bytes > limits.ENCODE_BYTES_MAX:
         prompts = await asyncio.to_thread(prompts_of, demand, text, context)
     else:
@@ -161,7 +164,7 @@ async def prepare(exchange: Exchange, demand: Demand, body_bytes: int) -> Prepar
     if isinstance(prompts, Problem):
         return prompts
     prepared = Prepared(demand, model, text, prompts)
-    problem = bounded(exchange, prepared) or check_tokens(demand, model.card.engine.vocabulary)
+    problem = bounded(exchange, prepared) or check_tokens(demand, model.vocabulary)
     return prepared if problem is None else problem
 
 
@@ -169,23 +172,23 @@ async def prepare_media(exchange: Exchange, demand: Demand, model: Model[Text], 
     """A conversation that holds pictures, sounds or clips."""
     frontend, engine = exchange.frontend, model.card.engine
     assert demand.chat is not None
-    got = await frontend.attendant.get(demand.chat.clips, demand.model, engine.media)
+    got = await frontend.attendant.get(demand.chat.clips, model.name, engine.media)
     if isinstance(got, Problem):
         return got
     ids = {kind: card.token for kind, card in engine.media.items()}
     sizes = [part.size for part in got]
-    found = await asyncio.to_thread(prompt_with_media, demand, text, engine.context, sizes, ids)
+    found = await asyncio.to_thread(prompt_with_media, demand, text, model.context, sizes, ids)
     if isinstance(found, Problem):
         return found
     prepared = Prepared(demand, model, text, [found[0]])
     prepared.spots = found[1]
-    problem = bounded(exchange, prepared) or check_tokens(demand, engine.vocabulary)
+    problem = bounded(exchange, prepared) or check_tokens(demand, model.vocabulary)
     if problem is not None:
         return problem
-    encoders = bool(frontend.actor.node.instances(names.ENCODE + demand.model))
+    encoders = bool(frontend.actor.node.instances(names.ENCODE + model.name))
     lease_s = prepared.ask_timeout_s or limits.TIMEOUT_S_MAX
     try:
-        prepared.offered = await frontend.attendant.offer(got, demand.model, model.card.digest, encoders, lease_s)
+        prepared.offered = await frontend.attendant.offer(got, model.name, model.card.digest, encoders, lease_s)
     except TransferRefused:
         return errors.busy(1.0)
     return prepared
@@ -195,7 +198,7 @@ def bounded(exchange: Exchange, prepared: Prepared) -> Problem | None:
     """How long it may get, and how long it may take."""
     demand, found = prepared.demand, exchange.wire.headers
     for prompt in prepared.prompts:
-        tokens = budget(demand, len(prompt), prepared.model.card.engine.context)
+        tokens = budget(demand, len(prompt), prepared.model.context)
         if isinstance(tokens, Problem):
             return tokens
         prepared.budgets.append(tokens)
@@ -205,10 +208,8 @@ def bounded(exchange: Exchange, prepared: Prepared) -> Problem | None:
     worker = headers.worker(found)
     if worker is None:
         return invalid("`x-wiremesh-worker` must be a node's id, 16 hexadecimal digits.", "x-wiremesh-worker")
-    for name, raw in demand.extra.items():
-        if len(EXTRA + name) > NAME_CHARS_MAX or len(bytes(raw)) > TEXT_CHARS_MAX or len(demand.extra) > 16:
-            shown = name[:64]
-            return invalid(f"`{shown}` is not known, and too large to be passed on.", shown, "unknown_parameter")
+    if problem := check_extras(demand):
+        return problem
     try:
         prepared.manner = manner_of(demand, found)
     except ValueError as error:
@@ -247,7 +248,8 @@ def wished(exchange: Exchange, prepared: Prepared, place: int) -> Wish | None:
     frontend = exchange.frontend
     if not frontend.settings.routed or prepared.worker or not frontend.actor.node.instances(ROUTER):
         return None
-    card, salt = prepared.model.card.engine, prepared.demand.cache_salt
+    # An adapter's cache is not its model's: it must not be looked for under the names of the model's blocks.
+    card, salt = prepared.model.card.engine, prepared.demand.cache_salt + prepared.lora
     media = [Media(spot.first, spot.count, spot.content) for spot in prepared.spots]
     wish = wish_of(prepared.manner, prepared.prompts[place], card, salt, xxh3_64_intdigest, media)
     if not prepared.offered.reads:
@@ -276,10 +278,11 @@ def ask_of(
         priority=demand.priority,
         digest=prepared.model.card.digest,
         media=prepared.spots,
+        lora=prepared.lora,
     )
     return Ask(
         request=frontend.actor.node.next_request(),
-        endpoint=names.endpoint_of(demand.model),
+        endpoint=names.endpoint_of(prepared.model.name),
         payload=encode(payload),
         prompt=prepared.prompts[place],
         policy=settings.policy,
@@ -296,18 +299,6 @@ def ask_of(
         metadata=metadata_of(exchange, demand),
         wish=wish,
     )
-
-
-def metadata_of(exchange: Exchange, demand: Demand) -> dict[str, str]:
-    """What travels with a request: its name for the logs, its conversation for routers, parameters for engines."""
-    found = {"id": exchange.name}
-    session = session_of(demand, exchange.wire.headers)
-    if session:
-        found["session"] = session
-    for name, raw in demand.extra.items():
-        if name != ROUTING:
-            found[EXTRA + name] = bytes(raw).decode()
-    return found
 
 
 def choice_of(

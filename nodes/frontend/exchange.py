@@ -3,6 +3,7 @@
 import secrets
 
 from nodes.frontend import headers
+from nodes.frontend.batch import Batch
 from nodes.frontend.frontend import Frontend
 from nodes.frontend.generation import Generation
 from nodes.frontend.record import Record
@@ -35,7 +36,7 @@ class Exchange:
         self.outcome = ""
         self.status = 0
         self.attached = ""
-        self.generation: Generation | None = None
+        self.generation: Generation | Batch | None = None
         wire.extra.append((b"x-request-id", (self.client_id or self.name).encode()))
         if self.trace:
             wire.extra.append((b"traceparent", self.trace.encode()))
@@ -72,7 +73,7 @@ class Exchange:
         self.frontend.tell(told, self.stream)
 
 
-def _describe(told: Record, generation: Generation) -> None:
+def _describe(told: Record, generation: Generation | Batch) -> None:
     told.first_token_s = max(0.0, round(generation.first_s, 6))
     told.prompt_tokens, told.output_tokens, told.cached_tokens = generation.counts()
     told.choices = len(generation.choices)

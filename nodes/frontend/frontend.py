@@ -7,6 +7,8 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from mesh.actor import Actor
+from mesh.core import Abandon
+from nodes.frontend.batch import Batch
 from nodes.frontend.board import Board, Kept
 from nodes.frontend.broadcast import Broadcast, Turns
 from nodes.frontend.generation import CANCELLED
@@ -19,6 +21,7 @@ from nodes.frontend.settings import Settings
 from nodes.frontend.tally import Key, Tally
 from nodes.metrics import Family
 from nodes.openai.errors import SERVER, Problem
+from proto.messages import Strength
 
 if TYPE_CHECKING:
     from nodes.frontend.media import Attendant
@@ -41,6 +44,7 @@ class Frontend:
         self.admission = Admission(settings.streams_max)
         self.board: Board[Broadcast] = Board(_log_bytes, settings.kept_bytes_max)
         self.running: dict[Broadcast, None] = {}
+        self.batches: dict[Batch, None] = {}  # of embeddings
         self.draining = False
         self.journal = Journal(log_format)
         self.names = Names()
@@ -61,8 +65,7 @@ class Frontend:
         """End what still runs."""
         if self._timer is not None:
             self._timer.cancel()
-        for broadcast in list(self.running):
-            self.fail(broadcast, LEAVING)
+        self._end_all()
         await self.registry.close()
         if "attendant" in vars(self):
             self.attendant.close()
@@ -77,12 +80,17 @@ class Frontend:
         self.draining = True
         try:
             async with asyncio.timeout(grace_s):
-                while self.running:
+                while self.running or self.batches:
                     self._idle.clear()
                     await self._idle.wait()
         except TimeoutError:
-            for broadcast in list(self.running):
-                self.fail(broadcast, LEAVING)
+            self._end_all()
+
+    def _end_all(self) -> None:
+        for broadcast in list(self.running):
+            self.fail(broadcast, LEAVING)
+        for batch in list(self.batches):
+            self.end_batch(batch, LEAVING)
 
     def new_name(self) -> str:
         """The name of a request: whose it is, and a number that nobody can guess."""
@@ -136,7 +144,16 @@ class Frontend:
                 tally.stall_s.add(choice.longest_s)
         if broadcast.log is not None:
             self.board.leave(generation.name, self.now() + self.settings.grace_s)
-        if not self.running:
+        if not (self.running or self.batches):
+            self._idle.set()
+
+    def end_batch(self, batch: Batch, problem: Problem) -> None:
+        """A batch is over, or is to end here: what of it still runs is wanted by nobody."""
+        batch.fail(problem)
+        for request in list(batch.running):
+            self.actor.post(Abandon(request, Strength.KILL))
+        self.batches.pop(batch, None)
+        if not (self.running or self.batches):
             self._idle.set()
 
     def _deserted(self, broadcast: Broadcast) -> None:

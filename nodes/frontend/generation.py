@@ -139,7 +139,13 @@ class Generation:
     def usage(self) -> Usage:
         """Tokens so far, of all candidates; each prompt counts once."""
         prompt_tokens, completion_tokens, cached_tokens = self.counts()
-        return usage_of(prompt_tokens, completion_tokens, cached_tokens)
+        moved = [
+            (choice.index, position)
+            for choice in self.choices
+            if choice.finish is not None
+            for position in choice.finish.moved_at
+        ]
+        return usage_of(prompt_tokens, completion_tokens, cached_tokens, moved)
 
     def counts(self) -> tuple[int, int, int]:
         """Tokens of the prompts, generated ones, and those of the prompts that were found in a cache."""

@@ -1,7 +1,6 @@
 """Shell. The process of a frontend: its node, its server, its signals, and its end, which loses no request."""
 
 import asyncio
-import gc
 import ipaddress
 import logging
 import signal
@@ -20,10 +19,8 @@ from nodes.frontend.routes import Requests, RequestsQuestion
 from nodes.frontend.scrape import ROLE
 from nodes.frontend.server import Listener, Serving
 from nodes.frontend.settings import Settings
-from nodes.serving import introduction
+from nodes.serving import introduction, spare_collector
 from proto.messages import Role
-
-GARBAGE_MAX = 20_000  # objects between two collections of the youngest
 
 log = logging.getLogger("wiremesh.frontend")
 
@@ -69,7 +66,7 @@ class Node:
             frontend.start()
             self.serving.start()
             self._hear_signals()
-            _spare_collector()
+            spare_collector()
             print(introduction(ROLE, self.actor, f"serves {listener.url(bool(certificate))}"), flush=True)
             await self.actor.departed
             await self._end(0.0)
@@ -120,11 +117,3 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def _spare_collector() -> None:
-    """What is loaded by now stays; and a request makes so many objects that collections by the default come too often.
-    What a request leaves behind in cycles is little."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(GARBAGE_MAX, 20, 20)

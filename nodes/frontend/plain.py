@@ -11,9 +11,10 @@ from nodes.frontend.bodies import read_body
 from nodes.frontend.docs import PAGE, POLICY
 from nodes.frontend.exchange import JSON, Exchange
 from nodes.frontend.frontend import Frontend
+from nodes.frontend.models import ADAPTER
 from nodes.frontend.models import Model as Known
 from nodes.frontend.scrape import scraped
-from nodes.frontend.texts import Text, tokens_of
+from nodes.frontend.texts import Text, prompt_with_media, tokens_of
 from nodes.frontend.wire import Wire
 from nodes.openai import errors
 from nodes.openai.demand import Detokenization, Kind, Tokenization
@@ -90,19 +91,22 @@ async def models(frontend: Frontend, wire: Wire) -> None:
     known = frontend.registry.models
     name = wire.scope["path"].removeprefix(MODELS) if wire.scope["path"].startswith(MODELS) else ""
     if name:
-        found = known.models.get(name)
-        if found is None or known.text(name) is None:
+        base, lora = known.named(name)
+        found = known.models.get(base)
+        if found is None or known.text(base) is None:
             problem = errors.no_model(name)
             await wire.answer(problem.status, errors.headers(problem), errors.body(problem))
         else:
-            await tell(wire, _shown(found))
+            await tell(wire, _shown(found, lora))
         return
-    await tell(wire, ModelList([_shown(model) for model in known.live()]))
+    await tell(
+        wire, ModelList([_shown(model, lora) for model in known.live() for lora in ("", *model.card.engine.loras)])
+    )
 
 
-def _shown(model: Known[Text]) -> Model:
+def _shown(model: Known[Text], lora: str) -> Model:
     card = model.card
-    return Model(card.model, card.created, card.engine.context, owned_by=card.owned_by)
+    return Model(card.model + ADAPTER * bool(lora) + lora, card.created, model.context, owned_by=card.owned_by)
 
 
 # --- Tokens ----------------------------------------------------------------------------------------------
@@ -118,19 +122,37 @@ async def tokenize(exchange: Exchange) -> None:
         await exchange.refuse(found)
         return
     model, text = found
-    context = model.card.engine.context
-    answer = (
-        await asyncio.to_thread(_tokenized, asked, text, context)
-        if _is_long(asked)
-        else _tokenized(asked, text, context)
-    )
+    context = model.context
+    if asked.chat is not None and asked.chat.clips:
+        answer = await _tokenized_with_media(exchange, asked, model, text)
+    elif _is_long(asked):
+        answer = await asyncio.to_thread(_tokenized, asked, text, context)
+    else:
+        answer = _tokenized(asked, text, context)
     await (exchange.refuse(answer) if isinstance(answer, Problem) else exchange.answer(answer))
 
 
 def _tokenized(asked: Tokenization, text: Text, context: int) -> bytes | Problem:
     tokens = tokens_of(asked, text)
-    if isinstance(tokens, Problem):
-        return tokens
+    return tokens if isinstance(tokens, Problem) else _spelled(tokens, asked, text, context)
+
+
+async def _tokenized_with_media(
+    exchange: Exchange, asked: Tokenization, model: Known[Text], text: Text
+) -> bytes | Problem:
+    """As a conversation is served: a picture, a sound or a clip is as many placeholders as it fills positions."""
+    assert asked.chat is not None
+    cards = model.card.engine.media
+    got = await exchange.frontend.attendant.get(asked.chat.clips, model.name, cards)
+    if isinstance(got, Problem):
+        return got
+    sizes, ids = [part.size for part in got], {kind: card.token for kind, card in cards.items()}
+    most = limits.SPELLED_TOKENS_MAX
+    found = await asyncio.to_thread(prompt_with_media, asked, text, most, sizes, ids)
+    return found if isinstance(found, Problem) else _spelled(found[0], asked, text, model.context)
+
+
+def _spelled(tokens: list[int], asked: Tokenization, text: Text, context: int) -> bytes:
     spell = text.tokenizer.spell
     shown = [spell(token).decode("utf-8", "replace") for token in tokens] if asked.show_tokens else None
     return _encode(Tokenized(len(tokens), context, tokens, shown))
@@ -146,7 +168,7 @@ async def detokenize(exchange: Exchange) -> None:
         await exchange.refuse(found)
         return
     model, text = found
-    vocabulary = model.card.engine.vocabulary
+    vocabulary = model.vocabulary
     if asked.tokens and max(asked.tokens) >= vocabulary:
         await exchange.refuse(invalid(f"`tokens` holds an id beyond the model's {vocabulary} tokens.", "tokens"))
         return

@@ -17,7 +17,10 @@ from nodes.frontend import limits
 from nodes.openai.errors import Problem, body, invalid
 
 CONNECTION = "wiremesh.connection"  # where the scope says on which connection a request came
-NEEDED = ("transport", "flow", "chunked_encoding", "disconnected")  # of a cycle
+NEEDED = (  # of a cycle
+    *("transport", "flow", "disconnected", "chunked_encoding", "keep_alive", "default_headers"),
+    *("waiting_for_100_continue", "response_started", "response_complete", "message_event", "on_response"),
+)
 PHRASES = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header Fields Too Large"}
 TOO_SLOW = Problem(408, "The request took too long to arrive.", code="request_timeout")
 TOO_BIG = Problem(431, "The headers are too large.", code="headers_too_large")

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from contextlib import suppress
 from math import inf
 
 from mesh.actor import Actor
@@ -11,9 +12,9 @@ from mesh.failures import MeshError
 from mesh.logs import Remarks
 from mesh.routing import ROUTER
 from nodes import names
-from nodes.card import FileRequest, ModelCard
+from nodes.card import FileRequest, ModelCard, Objection
 from nodes.frontend import limits
-from nodes.frontend.models import Effect, Fetch, FetchCard, Models, Note
+from nodes.frontend.models import Effect, Fetch, FetchCard, Models, Note, Object
 from nodes.frontend.texts import Text, build
 
 log = logging.getLogger("wiremesh.frontend")
@@ -35,8 +36,10 @@ class Registry:
         """Look, and keep looking."""
         self._cards = Client(self._actor, names.CARD, type=ModelCard)
         self._files = Client(self._actor, names.FILE, type=bytes)
+        self._objects = Client(self._actor, names.OBJECT, type=str)
         self._actor.watch(self._changed)
         self._actor.post(Want(names.GENERATE))
+        self._actor.post(Want(names.PREFILL))
         self._actor.post(Want(names.ENCODE))
         self._actor.post(Want(ROUTER))
         self._changed()
@@ -55,7 +58,9 @@ class Registry:
 
     def _changed(self) -> None:
         if not self._closed:
-            self._do(self.models.offered(self._actor.node.offered(names.GENERATE), self._loop.time()))
+            offered = self._actor.node.offered
+            found = {**offered(names.GENERATE), **offered(names.PREFILL)}
+            self._do(self.models.offered(found, self._loop.time()))
 
     def _tick(self) -> None:
         self._timer = None
@@ -63,10 +68,10 @@ class Registry:
 
     def _do(self, effects: list[Effect]) -> None:
         for effect in effects:
-            if isinstance(effect, FetchCard | Fetch):
-                self._spawn(effect)
-            else:
+            if isinstance(effect, Note):
                 self._say(effect)
+            else:
+                self._spawn(effect)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -77,8 +82,14 @@ class Registry:
     def _say(self, note: Note) -> None:
         self._remarks.say(note.text, note.text, self._loop.time())
 
-    def _spawn(self, effect: FetchCard | Fetch) -> None:
-        work = self._card(effect.node) if isinstance(effect, FetchCard) else self._build(effect)
+    def _spawn(self, effect: FetchCard | Fetch | Object) -> None:
+        match effect:
+            case FetchCard():
+                work = self._card(effect.node)
+            case Fetch():
+                work = self._build(effect)
+            case Object():
+                work = self._object(effect)
         task = self._loop.create_task(work, name="fetch")
         self._tasks[task] = None
         task.add_done_callback(self._tasks.pop)
@@ -95,12 +106,18 @@ class Registry:
         digest = fetch.card.digest
         try:
             contents = {name: await self._file(fetch, name) for name, size in fetch.card.files.items() if size}
-            text = await asyncio.to_thread(build, contents, digest)
+            text = await asyncio.to_thread(build, contents, fetch.card.files_digest)
         except (MeshError, ValueError, TypeError) as error:
             self._do(self.models.build_failed(digest, str(error), self._loop.time()))
             return
         self._do(self.models.built(digest, text, self._loop.time()))
         log.info("model %s is there: %d positions", fetch.card.model, fetch.card.engine.context)
+
+    async def _object(self, effect: Object) -> None:
+        """Whether it hears of it or not, it gets no requests."""
+        objection = Objection(self._actor.node.settings.name, effect.text)
+        with suppress(MeshError):
+            await self._objects.direct(objection, effect.node, timeout_s=limits.CARD_S).first()
 
     async def _file(self, fetch: Fetch, name: str) -> bytes:
         size = fetch.card.files[name]

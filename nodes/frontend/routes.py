@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
+from nodes.frontend.batch import Text
 from nodes.frontend.choice import Choice
 
 NAMES_MAX = 16_384  # answers that can still be explained; some 300 bytes each
@@ -52,7 +53,7 @@ class Names:
         return self._requests.get(name, ())
 
 
-def header_of(owner: int, choices: Sequence[Choice], path_of: Callable[[int], Path | None]) -> bytes:
+def header_of(owner: int, choices: Sequence[Choice | Text], path_of: Callable[[int], Path | None]) -> bytes:
     """Where the requests of an answer went, as JSON. `path_of` knows those that still run."""
     found = []
     for choice in choices[:SHOWN_MAX]:

@@ -9,6 +9,7 @@ GAPS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.
 
 COUNTERS = {
     "input_tokens": "Tokens of the prompts that were answered.",
+    "embeddings": "Texts of which embeddings were made.",
     "output_tokens": "Tokens that were generated.",
     "cached_tokens": "Tokens of prompts that a worker found in its cache.",
     "cancellations": "Requests that ended because nobody wanted them any more.",
@@ -78,6 +79,12 @@ class Tally:
         counts["cached_tokens"] += cached
         self.prompt_tokens.add(prompt)
         self.answer_tokens.add(generated)
+
+    def read(self, tokens: int, texts: int) -> None:
+        """What a batch of embeddings cost."""
+        self.counts["input_tokens"] += tokens
+        self.counts["embeddings"] += texts
+        self.prompt_tokens.add(tokens)
 
     def families(self, streams: int, kept: int, kept_bytes: int, workers: dict[str, int]) -> list[Family]:
         """All of it, and the gauges that others keep."""

@@ -59,7 +59,7 @@ def prompts_of(demand: Demand, text: Text, context: int) -> list[list[int]] | Pr
 
 
 def prompt_with_media(
-    demand: Demand, text: Text, context: int, sizes: Sequence[Size], ids: Mapping[str, int]
+    demand: Demand | Tokenization, text: Text, context: int, sizes: Sequence[Size], ids: Mapping[str, int]
 ) -> tuple[list[int], tuple[Spot, ...]] | Problem:
     """The tokens of a conversation that holds more than text, with room for every row; and where that is.
 

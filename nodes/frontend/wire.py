@@ -9,6 +9,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
 from nodes.frontend import limits
 from nodes.frontend.protocol import Connection, cycle_of
 
@@ -18,6 +20,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 HeaderList = Sequence[tuple[bytes, bytes]]
 _SIZES = tuple(b"%x\r\n" % size for size in range(1024))  # before a chunk: to write one takes longer than the rest
+BODILESS = (204, 304)
+CLOSE = (b"connection", b"close")
 START, BODY = "http.response.start", "http.response.body"
 
 
@@ -122,6 +126,53 @@ class DirectWire(Wire):
         self._cycle = cycle
         self.behind = cycle.flow.write_paused
         self._put = cycle.transport.write
+
+    async def answer(self, status: int, headers: HeaderList, body: bytes = b"") -> None:
+        if not self._at_once(status):
+            await super().answer(status, headers, body)
+            return
+        self.status = status
+        head = self._head(status, [*headers, *self.extra, *self.late(), (b"content-length", b"%d" % len(body))])
+        self._put(head + body)
+        self.started = True
+        self._over()
+
+    async def start(self, status: int, headers: HeaderList) -> None:
+        if not self._at_once(status):
+            await super().start(status, headers)
+            return
+        self.status = status
+        self._put(self._head(status, [*headers, *self.extra, *self.late(), (b"transfer-encoding", b"chunked")]))
+        self._cycle.chunked_encoding = True
+        self.started = True
+
+    async def finish(self, data: bytes = b"") -> None:
+        cycle = self._cycle
+        if self.behind or cycle.disconnected or not cycle.chunked_encoding or not cycle.keep_alive:
+            await super().finish(data)
+            return
+        self._put(b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if data else b"0\r\n\r\n")
+        self._over()
+
+    def _at_once(self, status: int) -> bool:
+        """Whether the head can be written without asking the cycle, which looks at each header of it with care."""
+        cycle = self._cycle
+        well = status in STATUS_LINE and status not in BODILESS and self.scope["method"] != "HEAD"
+        well = well and cycle.keep_alive and CLOSE not in self.extra
+        return well and not (cycle.response_started or cycle.disconnected or self.behind)
+
+    def _head(self, status: int, headers: HeaderList) -> bytes:
+        cycle = self._cycle
+        cycle.response_started, cycle.waiting_for_100_continue = True, False
+        lines = [b"%b: %b\r\n" % header for header in (*cycle.default_headers, *headers)]
+        head = b"".join((STATUS_LINE[status], *lines, b"\r\n"))
+        assert head.count(b"\n") == head.count(b"\r") == len(lines) + 2, "a header has no line breaks in it"
+        return head
+
+    def _over(self) -> None:
+        self._cycle.response_complete = True
+        self._cycle.message_event.set()
+        self._cycle.on_response()
 
     def write(self, data: bytes) -> None:
         if not self.gone:

@@ -24,6 +24,7 @@ from proto.placing import MEDIA_MAX, RANKS_MAX, Wish
 ROUTING, NVEXT = "routing", "nvext"  # fields of a body
 HEADER = b"x-wiremesh-routing"  # NAME=VALUE, ...
 PRIORITY, STRICT_PRIORITY, RANK = b"x-dynamo-request-priority", b"x-dynamo-request-strict-priority", b"x-dynamo-dp-rank"
+_SAYING = frozenset((HEADER, PRIORITY, STRICT_PRIORITY, RANK))
 PRIORITY_MAX = 2**31 - 1  # what travels
 EXPECTED_MAX = TARGET_MS_MAX = 2**32 - 1
 
@@ -81,6 +82,8 @@ WHOLE = {  # what `routing` may say besides knobs, and its bounds
 
 def manner_of(demand: Demand, found: Headers) -> Manner:
     """How it wants to be placed. Raises ValueError with a sentence."""
+    if not (demand.extra or _SAYING.intersection(found) or abs(demand.priority) > PRIORITY_MAX):
+        return Manner(demand.priority, session=session_of(demand, found))
     said: dict[str, Value] = {"priority": demand.priority, "session": session_of(demand, found)}
     said |= _of_nvext(demand.extra) | _of_headers(found) | _of_field(demand.extra)
     values: dict[str, object] = {}

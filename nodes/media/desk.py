@@ -97,9 +97,14 @@ class Eyes:
 
 
 def open_desk(
-    plane: Plane, loop: asyncio.AbstractEventLoop, folder: Path, card: ModelCard, exact: bool = False
+    plane: Plane,
+    loop: asyncio.AbstractEventLoop,
+    folder: Path,
+    card: ModelCard,
+    exact: bool = False,
+    towers: Encodes | None = None,
 ) -> Desk | None:
-    """The desk of a worker; None for a model that takes text alone. `exact`: as of the engine."""
+    """The desk of a worker; None for a model that takes text alone. `exact`: as of the engine. `towers`: its own."""
     kinds = card.engine.media
     if not kinds:
         return None
@@ -107,4 +112,4 @@ def open_desk(
     if blind:
         log.warning("%s is not decoded here: pip install 'wiremesh[media]', or start encoders", " and ".join(blind))
     memory = np.empty(limits.CACHE_BYTES_DEFAULT, np.uint8)
-    return Desk(Embedder(plane, memory, kinds, card.digest, Eyes(folder, exact)), loop)
+    return Desk(Embedder(plane, memory, kinds, card.build, towers or Eyes(folder, exact), brought=card.digest), loop)

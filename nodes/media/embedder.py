@@ -47,13 +47,16 @@ class Held(Struct):
     place: Place | None = None
 
 
+Key = tuple[int, int, int]  # a node, its plane, and an offer there: each plane counts its own
+
+
 class Source(Struct):
     """The parcels of one request, by what is in them."""
 
     sizes: dict[bytes, int]  # bytes of each embedding
     embeddings: dict[bytes, Parcel]
     media: dict[bytes, Parcel]
-    pulled: dict[int, "asyncio.Task[dict[bytes, memoryview]]"]  # by the parcel's offer
+    pulled: dict[Key, "asyncio.Task[dict[bytes, memoryview]]"]  # by the parcel's offer
 
 
 class Embedder:
@@ -67,13 +70,17 @@ class Embedder:
         digest: str,
         towers: Encodes | None,
         bytes_max: int = limits.CACHE_BYTES_DEFAULT,
+        brought: str = "",
     ) -> None:
+        """`digest`: of what is made here, and taken from encoders; `brought`: of what clients bring."""
         self.plane = plane
         self.digest = digest
+        self._good = (digest, brought or digest)
         self.shelf = Shelf(min(bytes_max, memory.nbytes), limits.CACHE_BLOCK_BYTES)
         self.decoder = Decoder()
         self.figures = {"encoded": 0, "fetched": 0, "refused": 0}
         self.encode_s = 0.0
+        self.encoding = 0  # parts that are at the towers, or wait for their turn there
         self._memory = memory
         self._cards = cards
         self._towers = towers
@@ -161,10 +168,13 @@ class Embedder:
         array = await self.decoder.decode(wanted_of(spot.kind, card, len(data)), data)
         loop = asyncio.get_running_loop()
         began = loop.time()
+        self.encoding += 1
         try:
             rows = await loop.run_in_executor(self._thread, self._towers.encode, spot.kind, array)
         except ValueError as error:  # a sound of what is no numbers, for one
             raise MediaRefused(str(error)) from None
+        finally:
+            self.encoding -= 1
         self.encode_s += loop.time() - began
         self.figures["encoded"] += 1
         return np.ascontiguousarray(rows, np.float32)
@@ -195,7 +205,7 @@ class Embedder:
                 parcel = parcels.decode(packed)
             except ValueError as error:
                 raise Unreachable(str(error)) from None
-            if parcel.kind == parcels.EMBEDDING and parcel.digest == self.digest:
+            if parcel.kind == parcels.EMBEDDING and parcel.digest in self._good:
                 source.embeddings |= dict.fromkeys(names_of(parcel.content), parcel)
             elif parcel.kind == parcels.MEDIA:
                 source.media |= dict.fromkeys(names_of(parcel.content), parcel)
@@ -203,7 +213,7 @@ class Embedder:
 
     async def _pulled(self, parcel: Parcel, source: Source) -> dict[bytes, memoryview]:
         """What is in a parcel, by name; each is pulled once for a request."""
-        key = parcel.handle.offer
+        key = parcel.handle.node, parcel.handle.plane, parcel.handle.offer
         if key not in source.pulled:
             source.pulled[key] = asyncio.get_running_loop().create_task(self._pull(parcel, source.sizes))
         return await asyncio.shield(source.pulled[key])

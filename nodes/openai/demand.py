@@ -22,6 +22,7 @@ class Kind(StrEnum):
 
     CHAT = "chat"
     COMPLETION = "completion"
+    EMBEDDING = "embedding"
     TOKENIZE = "tokenize"
     DETOKENIZE = "detokenize"
 
@@ -69,6 +70,14 @@ class Demand(Struct, frozen=True, kw_only=True):
     cache_salt: str = ""
     metadata: dict[str, str] = {}
     extra: dict[str, msgspec.Raw] = {}  # unknown parameters, byte for byte
+
+
+class Embeddings(Struct, frozen=True):
+    """An embeddings request, checked. Its texts are the demand's prompts."""
+
+    demand: Demand
+    encoding: str = "float"  # or base64
+    dimensions: int = 0  # 0: as many as the model has
 
 
 class Tokenization(Struct, frozen=True, kw_only=True):

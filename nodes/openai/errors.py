@@ -96,6 +96,13 @@ def no_worker(name: str, retry_after_s: float = 1.0) -> Problem:
     return Problem(503, message, SERVER, "model", "model_unavailable", retry_after_s)
 
 
+def makes_embeddings(name: str) -> Problem:
+    """A model that generates nothing."""
+    shown = name[: limits.NAME_CHARS_MAX]
+    message = f"The model `{shown}` makes embeddings and generates no text: use /v1/embeddings."
+    return invalid(message, "model", "model_not_supported")
+
+
 def busy(retry_after_s: float) -> Problem:
     """The mesh is full."""
     return Problem(503, "All workers are busy.", SERVER, None, "overloaded", retry_after_s)

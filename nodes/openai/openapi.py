@@ -6,14 +6,17 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from nodes.openai import refusals, responses, schema
+from nodes.openai import embeddings, refusals, responses, schema
 from nodes.openai.errors import Failure
 
 _TEMPLATE = "#/components/schemas/{name}"
-_REQUESTS = (schema.ChatRequest, schema.CompletionRequest, schema.TokenizeRequest, schema.DetokenizeRequest)
+_REQUESTS = (
+    *(schema.ChatRequest, schema.CompletionRequest, schema.EmbeddingsRequest),
+    *(schema.TokenizeRequest, schema.DetokenizeRequest),
+)
 _RESPONSES = (
     *(responses.ChatCompletion, responses.Completion, responses.ModelList, responses.Model),
-    *(responses.Tokenized, responses.Detokenized, Failure),
+    *(embeddings.EmbeddingList, responses.Tokenized, responses.Detokenized, Failure),
 )
 
 
@@ -45,6 +48,13 @@ POSTS = (
         responses.Completion,
         True,
         refusals.COMPLETION,
+    ),
+    Post(
+        "/v1/embeddings",
+        "Vectors of texts. `dimensions` is for models whose vectors may be shortened.",
+        schema.EmbeddingsRequest,
+        embeddings.EmbeddingList,
+        refused=refusals.EMBEDDINGS,
     ),
     Post("/tokenize", "A text's tokens.", schema.TokenizeRequest, responses.Tokenized, refused=refusals.TOKENIZE),
     Post("/detokenize", "The text of tokens.", schema.DetokenizeRequest, responses.Detokenized),

@@ -19,6 +19,7 @@ COMPLETION = (
     *_BOTH,
     *("suffix", "messages", "tools", "tool_choice", "response_format", "top_logprobs", "max_completion_tokens"),
 )
+EMBEDDINGS = ("truncate_prompt_tokens", "prompt", "messages", "stream", "stream_options", "embed_dtype", "endianness")
 TOKENIZE = ("chat_template", "mm_processor_kwargs")
 
 # Values that mean what we do anyway.

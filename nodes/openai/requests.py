@@ -5,7 +5,7 @@ from typing import Any
 
 from nodes.engines.contract import Sampling
 from nodes.openai import limits, refusals
-from nodes.openai.demand import TIER_PRIORITY, Chat, Demand, Detokenization, Kind, Tokenization
+from nodes.openai.demand import TIER_PRIORITY, Chat, Demand, Detokenization, Embeddings, Kind, Tokenization
 from nodes.openai.errors import Problem, invalid
 from nodes.openai.messages import clips_of, messages_of, tools_of
 from nodes.openai.reading import Bad, Fields, Held, Reader, anything, convert, fields_of
@@ -14,16 +14,18 @@ from nodes.openai.schema import (
     Common,
     CompletionOptions,
     DetokenizeOptions,
+    EmbeddingsOptions,
     TokenIds,
     TokenizeOptions,
 )
 
 _CHAT = Reader(ChatOptions, ("messages", "tools"), refusals.CHAT)
 _COMPLETION = Reader(CompletionOptions, ("prompt",), refusals.COMPLETION)
+_EMBEDDINGS = Reader(EmbeddingsOptions, ("input",), refusals.EMBEDDINGS)
 _TOKENIZE = Reader(TokenizeOptions, ("prompt", "messages", "tools"), refusals.TOKENIZE)
 _DETOKENIZE = Reader(DetokenizeOptions, ("tokens",), ())
 
-Parsed = Demand | Tokenization | Detokenization
+Parsed = Demand | Embeddings | Tokenization | Detokenization
 
 
 def parse(kind: Kind, body: bytes, bytes_max: int = limits.BODY_BYTES_MAX) -> Parsed | Problem:
@@ -83,17 +85,17 @@ def _completion(fields: Fields) -> Demand:
     return demanded(Kind.COMPLETION, options, logprobs, len(prompts), {**details, "extra": extra})
 
 
-def prompts_of(found: Any) -> list[str | list[int]]:
+def prompts_of(found: Any, name: str = "prompt", count_max: int = limits.PROMPTS_MAX) -> list[str | list[int]]:
     """The four forms of a prompt, as a list of texts or token ids."""
     if isinstance(found, str):
         return [found]
     if not isinstance(found, list) or not found:
-        raise Bad(invalid("`prompt` must be a text, token ids, or a list of either.", "prompt", "invalid_value"))
+        raise Bad(invalid(f"`{name}` must be a text, token ids, or a list of either.", name, "invalid_value"))
     if isinstance(found[0], int):
-        return [convert(found, Held[TokenIds], "prompt")]
-    if len(found) > limits.PROMPTS_MAX:
-        raise Bad(invalid(f"`prompt` holds more than {limits.PROMPTS_MAX} prompts.", "prompt", "invalid_value"))
-    prompts: list[str | list[int]] = convert(found, Held[list[str | TokenIds]], "prompt")
+        return [convert(found, Held[TokenIds], name)]
+    if len(found) > count_max:
+        raise Bad(invalid(f"`{name}` holds more than {count_max} of them.", name, "invalid_value"))
+    prompts: list[str | list[int]] = convert(found, Held[list[str | TokenIds]], name)
     return prompts
 
 
@@ -168,6 +170,22 @@ def stops_of(stop: str | list[str] | None) -> tuple[str, ...]:
     return stops
 
 
+def _embeddings(fields: Fields) -> Embeddings:
+    options, extra = _EMBEDDINGS.read(fields)
+    if "input" not in fields:
+        raise Bad(invalid("Missing required parameter: `input`.", "input", "missing_required_parameter"))
+    demand = Demand(
+        kind=Kind.EMBEDDING,
+        model=options.model,
+        prompts=prompts_of(anything(fields["input"], "input"), "input", limits.INPUTS_MAX),
+        add_special=options.add_special_tokens is not False,
+        priority=options.priority or 0,
+        user=options.user or "",
+        extra=extra,
+    )
+    return Embeddings(demand, options.encoding_format or "float", options.dimensions or 0)
+
+
 def _tokenize(fields: Fields) -> Tokenization:
     options, _ = _TOKENIZE.read(fields)
     model = options.model or ""
@@ -195,6 +213,7 @@ def _detokenize(fields: Fields) -> Detokenization:
 _PARSERS: dict[Kind, Callable[[Fields], Parsed]] = {
     Kind.CHAT: _chat,
     Kind.COMPLETION: _completion,
+    Kind.EMBEDDING: _embeddings,
     Kind.TOKENIZE: _tokenize,
     Kind.DETOKENIZE: _detokenize,
 }

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from nodes.engines.contract import Ending
 from nodes.openai.demand import Demand, Kind
@@ -22,6 +22,19 @@ class CompletionDetails(Struct, frozen=True):
     reasoning_tokens: int = 0
 
 
+class Moved(Struct, frozen=True):
+    """Where a stream went on at another worker: whose numbers are as fine, goes on as it would have."""
+
+    choice: int
+    position: int  # tokens that there were before
+
+
+class Extension(Struct, frozen=True):
+    """What only we tell, and only if it happened."""
+
+    migrated_at: list[Moved]
+
+
 class Usage(Struct):
     """Tokens that were read and written; all candidates of all prompts together."""
 
@@ -30,6 +43,7 @@ class Usage(Struct):
     total_tokens: int
     prompt_tokens_details: PromptDetails = PromptDetails()
     completion_tokens_details: CompletionDetails = CompletionDetails()
+    wiremesh: Extension | UnsetType = UNSET
 
 
 class AssistantMessage(Struct):
@@ -135,10 +149,15 @@ def finish_reason(ending: Ending | None, stopped: bool) -> str:
     return "length" if ending is Ending.LENGTH and not stopped else "stop"
 
 
-def usage_of(prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0) -> Usage:
+def usage_of(
+    prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0, moved: Sequence[tuple[int, int]] = ()
+) -> Usage:
     """The usage of a request; a migrated one counts its own prompt, not what was recomputed."""
     total = prompt_tokens + completion_tokens
-    return Usage(prompt_tokens, completion_tokens, total, PromptDetails(min(cached_tokens, prompt_tokens)))
+    usage = Usage(prompt_tokens, completion_tokens, total, PromptDetails(min(cached_tokens, prompt_tokens)))
+    if moved:
+        usage.wiremesh = Extension([Moved(*one) for one in moved])
+    return usage
 
 
 def whole(answer: Answer, outcomes: Sequence[Outcome], usage: Usage) -> bytes:

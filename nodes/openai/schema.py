@@ -218,6 +218,23 @@ class CompletionRequest(CompletionOptions, kw_only=True):
     prompt: str | list[str | TokenId | list[TokenId]]
 
 
+class EmbeddingsOptions(Struct, kw_only=True):
+    """All of an embeddings request but its texts."""
+
+    model: Name
+    encoding_format: Literal["float", "base64"] | None = None  # base64: of float32, little endian
+    dimensions: Annotated[int, Meta(ge=1, le=limits.DIMENSIONS_MAX)] | None = None  # if the model can be cut
+    user: Label | None = None
+    add_special_tokens: bool | None = None
+    priority: Annotated[int, Meta(ge=-limits.PRIORITY_MAX, le=limits.PRIORITY_MAX)] | None = None  # lower is sooner
+
+
+class EmbeddingsRequest(EmbeddingsOptions, kw_only=True):
+    """`POST /v1/embeddings`. An input is a text, token ids, or a list of either."""
+
+    input: str | list[str | TokenId | list[TokenId]]
+
+
 class TokenizeOptions(Struct, kw_only=True):
     """All of a tokenize request but its text."""
 

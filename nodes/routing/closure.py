@@ -4,10 +4,12 @@ An engine may turn out a block in the middle of a prefix. What comes after it is
 it: to look a prompt up is to walk it from its start. So a worker tells routers only of blocks that can be found. A
 removal in the middle removes all that comes after, and when the gap is filled again, all of it is stored again. This
 is what lets routers look at a few blocks instead of each (`nodes.routing.lookup`).
+
+While nobody listens it sleeps: it knows what is held, and works out what can be found when somebody does.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 ORPHANS_MIN = 1_024  # removed blocks remembered at least, whatever the engine's size
 
@@ -23,6 +25,7 @@ class Closure:
         )  # not held any more: what follows one of these has a hole before it
         self._remembered_max = max(remembered_max, ORPHANS_MIN)
         self._pieces: list[dict[int, None]] = [{} for _ in range(pieces)]  # all that can be found
+        self._asleep = False
         self.found = 0
 
     @property
@@ -49,26 +52,52 @@ class Closure:
         """Whether it is held, to be found or not."""
         return name in self._parents
 
-    def store(self, name: int, parent: int) -> list[int]:
+    def sleep(self) -> None:
+        """Nobody asks what can be found."""
+        self._asleep = True
+        self._forget_found()
+
+    def wake(self) -> None:
+        """Work out what can be found."""
+        if not self._asleep:
+            return
+        self._asleep = False
+        for name, parent in self._parents.items():
+            self._adopt(name, parent)
+        for name, parent in self._parents.items():
+            if parent not in self._parents and parent not in self._gone:
+                for each in self._below(name):
+                    self._show(each)
+
+    def store(self, name: int, parent: int) -> Sequence[int]:
         """The engine has it; returns what can be found now and could not before."""
-        if name in self._parents or name == parent:
-            return []
-        self._parents[name] = parent
+        parents = self._parents
+        if name in parents or name == parent:
+            return ()
+        parents[name] = parent
         self._gone.pop(name, None)
+        if self._asleep:
+            return ()
         self._adopt(name, parent)
-        if not (self.can_find(parent) if parent in self._parents else parent not in self._gone):
-            return []
+        if not (self.can_find(parent) if parent in parents else parent not in self._gone):
+            return ()
+        if name not in self._children:
+            return (self._show(name),)
         return [self._show(each) for each in self._below(name) if not self.can_find(each)]
 
-    def remove(self, name: int) -> list[int]:
+    def remove(self, name: int) -> Sequence[int]:
         """The engine has it no more; returns what can be found no more."""
         parent = self._parents.pop(name, None)
         if parent is None:
-            return []
-        self._disown(name, parent)
+            return ()
         self._remember(name)
+        if self._asleep:
+            return ()
+        self._disown(name, parent)
         if not self.can_find(name):
-            return []
+            return ()
+        if name not in self._children:
+            return (self._hide(name),)
         return [self._hide(each) for each in self._below(name)]
 
     def clear(self) -> None:
@@ -76,6 +105,9 @@ class Closure:
         for name in self._parents:
             self._remember(name)
         self._parents.clear()
+        self._forget_found()
+
+    def _forget_found(self) -> None:
         self._children.clear()
         for piece in self._pieces:
             piece.clear()
@@ -128,6 +160,9 @@ class Closure:
         """Assert that exactly that can be found which has no hole before it."""
         every = [name for piece in self._pieces for name in piece]
         assert self.found == len(every)
+        if self._asleep:
+            assert not every and not self._children
+            return
         for name, parent in self._parents.items():
             if parent in self._parents:
                 assert self.can_find(name) == self.can_find(parent), name

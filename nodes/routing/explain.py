@@ -63,7 +63,6 @@ class Explanation(Struct):
     at: float
     tokens: int
     blocks: int
-    shared: int
     why: str
     drawn: bool
     candidates: list[Candidate]  # the cheapest first
@@ -83,7 +82,6 @@ def explain(decision: Decision) -> Explanation:
         at=decision.at,
         tokens=decision.prompt.tokens,
         blocks=decision.prompt.blocks,
-        shared=decision.snapshot.shared,
         why=why(decision),
         drawn=decision.choice.drawn,
         candidates=[_candidate(decision, row) for row in shown],

@@ -52,6 +52,7 @@ class Route(Struct, gc=False):
             last.rank if last is not None else 0,
             last.decision.cached if last is not None and last.decision is not None else 0,
             self.refused,
+            [stop.rank for stop in self.stops[:-1]],
         )
 
     @property
@@ -154,5 +155,4 @@ def renamed(message: Settled, owner: int) -> Settled:
     return Settled(
         [LegName(unique(owner, leg.request), leg.attempt) for leg in message.prefilled],
         [LegName(unique(owner, leg.request), leg.attempt) for leg in message.freed],
-        [structs.replace(one, request=unique(owner, one.request)) for one in message.outputs],
     )

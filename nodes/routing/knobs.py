@@ -31,7 +31,6 @@ class Knobs(Struct, frozen=True):
     overlap_credit_decay: float = 0.0  # how fast that fades where prefill work is queued; 0: never, the queue costs too
     host_credit: float = 0.75  # per block in host memory: to fetch it takes a quarter of computing it
     disk_credit: float = 0.25  # per block on disk: it saves little time, but some energy
-    shared_credit: float = 0.5  # per block that only the shared store has: anybody can fetch it, nobody has it
     # --- What load costs ---
     prefill_load_scale: float = 1.0  # of a block to be computed; more: care for the first token, less: for the later
     decode_weight: float = 0.05  # of a block in use: read at each step; at more conversations leave their caches
@@ -39,7 +38,6 @@ class Knobs(Struct, frozen=True):
     temperature: float = 0.0  # 0: the cheapest; more: draw by softmax over costs, so that routers do not march in step
     # --- What is counted as load ---
     track_active_blocks: bool = True
-    track_output_blocks: bool = False  # owners tell of output now and then; short answers make it worth nothing
     track_prefill_tokens: bool = True  # off for pools that only decode
     assume_reuse: bool = True  # prompts that begin alike on one rank keep their common blocks once
     active_expiry_s: float = 300.0  # a request that nobody ended: forgotten after that, unless the worker knows better
@@ -66,7 +64,7 @@ class Knobs(Struct, frozen=True):
 
 
 OVERRIDABLE = (  # by one request; the rest is the router's memory, not the request's business
-    *("overlap_credit", "overlap_credit_decay", "host_credit", "disk_credit", "shared_credit", "prefill_load_scale"),
+    *("overlap_credit", "overlap_credit_decay", "host_credit", "disk_credit", "prefill_load_scale"),
     *("decode_weight", "active_request_weight", "temperature", "assume_reuse", "track_prefill_tokens"),
     *("session_credit",),
 )
@@ -80,7 +78,6 @@ ALIASES = {  # Dynamo's names, of today and of old, without `router_` before the
     "decode_active_request_weight": "active_request_weight",
     "host_cache_hit_weight": "host_credit",
     "disk_cache_hit_weight": "disk_credit",
-    "shared_cache_multiplier": "shared_credit",
     "kv_events": "events",
     "use_kv_events": "events",
     "ttl_secs": "approximate_ttl_s",

@@ -217,7 +217,9 @@ class Placer:
             self._plainly(route, policy if policy != KV else SECOND_BEST, feeders, model, now)
             return None
         asked = Asked(unique(route.owner, place.request), place.attempt, wish_of(place))
-        found = self.advisors[endpoint].place(asked, self._ready(endpoint, place), now, self._is_fed(route, feeders))
+        found = self.advisors[endpoint].place(
+            asked, self._ready(endpoint, place), now, self._is_fed(route, asked, feeders, now)
+        )
         if isinstance(found, Parked):
             return found
         self._around.count("router.placed.kv")
@@ -228,29 +230,33 @@ class Placer:
         serving = self._around.serving(endpoint)
         return [peer.node for peer in serving if peer.ready and peer.node not in place.excluded]
 
-    def _is_fed(self, route: Route, feeders: list[int]) -> Callable[[Decision], bool]:
+    def _is_fed(self, route: Route, asked: Asked, feeders: list[int], now: float) -> Callable[[Decision], bool]:
         """Whether the prompt is worth the trip to a prefill worker."""
 
         def is_fed(decision: Decision) -> bool:
             if not feeders:
                 return False
-            where, route.split = split(self._scene(decision, route.place, feeders), self._splitting)
+            scene = self._scene(decision, route.place.endpoint, asked, feeders, now)
+            where, route.split = split(scene, self._splitting)
             return where is Where.THERE
 
         return is_fed
 
-    def _scene(self, decision: Decision, place: Place, feeders: list[int]) -> Scene:
+    def _scene(self, decision: Decision, endpoint: str, asked: Asked, feeders: list[int], now: float) -> Scene:
         rank, row, prompt = decision.rank, decision.choice.row, decision.prompt
         assert rank is not None
         blocks = self._capacity.get(rank, (0, 0))[0]
         used = (
             (decision.snapshot.blocks[row] + prompt.blocks - decision.snapshot.common[row]) / blocks if blocks else 0.0
         )
+        prefill = PREFILL + endpoint.removeprefix(GENERATE)
+        feeder = self._advisor(prefill).best(_anywhere(asked), feeders, now)
         return Scene(
             tokens=prompt.tokens,
             cached_tokens=decision.cached * prompt.block_tokens,
             prefill_workers=len(feeders),
-            prefill_queued=self._queued(PREFILL + place.endpoint.removeprefix(GENERATE), feeders),
+            prefill_cached_tokens=feeder.cached * prompt.block_tokens if feeder.rank is not None else 0,
+            prefill_queued=self._queued(prefill, feeders),
             decode_used=used,
         )
 
@@ -277,8 +283,7 @@ class Placer:
 
     def _feeder(self, place: Place, asked: Asked, model: str, feeders: list[int], now: float) -> list[Stop]:
         endpoint = PREFILL + model
-        wish = structs.replace(asked.wish, rank=-1)
-        found = self._advisor(endpoint).place(Asked(asked.request, asked.attempt, wish), feeders, now)
+        found = self._advisor(endpoint).place(_anywhere(asked), feeders, now)
         if isinstance(found, Parked) or found.rank is None:
             return []
         return [Stop(endpoint, *found.rank, why(found), found)]
@@ -341,7 +346,9 @@ class Placer:
             return self._ready(endpoint, taken[0].place)
 
         def is_fed(decision: Decision) -> bool:
-            return self._is_fed(taken[0], self._ready(PREFILL + model, taken[0].place))(decision)
+            route = taken[0]
+            asked = Asked(decision.request, decision.attempt, wish_of(route.place))
+            return self._is_fed(route, asked, self._ready(PREFILL + model, route.place), now)(decision)
 
         found = advisor.next_parked(able, now, is_fed)
         if found is None:
@@ -379,3 +386,8 @@ class Placer:
         assert all(endpoint in self.advisors for offered in self._offers.values() for endpoint in offered)
         for advisor in self.advisors.values():
             advisor.tracking.check()
+
+
+def _anywhere(asked: Asked) -> Asked:
+    """A rank that was wished for is one of the worker that decodes."""
+    return Asked(asked.request, asked.attempt, structs.replace(asked.wish, rank=-1)) if asked.wish.rank >= 0 else asked

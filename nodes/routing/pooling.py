@@ -199,19 +199,16 @@ class Pools:
 
     def _settled(self, peer: int, message: Settled, now: float) -> None:
         """What became of requests, to the pools that they are in; of those that nobody knows any more, to all."""
-        parts = {pool: Settled([], [], []) for pool in self._placers}
+        parts = {pool: Settled([], []) for pool in self._placers}
         for leg in message.prefilled:
             for pool in self._pools_of(peer, leg.request):
                 parts[pool].prefilled.append(leg)
-        for output in message.outputs:
-            for pool in self._pools_of(peer, output.request):
-                parts[pool].outputs.append(output)
         for leg in message.freed:
             for pool in self._pools_of(peer, leg.request):
                 parts[pool].freed.append(leg)
             self._pool_for.pop(unique(peer, leg.request), None)
         for pool, part in parts.items():
-            if part.prefilled or part.freed or part.outputs:
+            if part.prefilled or part.freed:
                 self._placers[pool].received(peer, part, now)
 
     def _pools_of(self, peer: int, request: int) -> list[str]:

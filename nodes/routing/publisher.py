@@ -5,6 +5,7 @@ answers each Replay and Copy with what comes back here. Nothing here grows with 
 """
 
 from collections.abc import Iterable, Sequence
+from itertools import takewhile
 
 from nodes.engines.contract import BlockEvent
 from nodes.routing.closure import Closure
@@ -32,11 +33,34 @@ class Publisher:
         self._media: dict[int, int] = {}  # where each block is, a bit for each medium; kept where there are several
         self._ring = Ring(ring_changes_max, ring_blocks_max)
         self._told = 0  # the last change that `told` gave out
+        self._heard = True  # somebody listens; else nothing is written down
+        self._missed = False  # and something should have been
 
     @property
     def newest(self) -> int:
         """The number of the last change."""
         return self._ring.newest
+
+    def listen(self, heard: bool) -> None:
+        """Whether anybody listens. Who begins to after a time without has to copy."""
+        if heard == self._heard:
+            return
+        self._heard = heard
+        for closure in self._closures:
+            if heard:
+                closure.wake()
+            else:
+                closure.sleep()
+        if self._missed:
+            self._missed = False
+            self._ring.skip()
+            self._recut()
+        self._told = self.newest
+
+    def leading(self, hashes: Iterable[int]) -> int:
+        """How many leading blocks of a prompt are on the device, as far as it was told."""
+        holds = self._closures[0].holds
+        return sum(1 for _ in takewhile(holds, hashes))
 
     # --- From the engine ---------------------------------------------------------------------------------
 
@@ -46,6 +70,7 @@ class Publisher:
         What many sequences stored in a row is one change: a decoding engine fills a block here and there at each step.
         """
         found: list[list[int]] = [[] for _ in self._closures]
+        self._missed = not self._heard
         for event in events:
             if event.kind == "stored":
                 self._stored(event, medium, found)
@@ -78,7 +103,8 @@ class Publisher:
             self._removed([name for name, media in self._media.items() if media >> medium & 1], medium)
             return
         self._closures[0].clear()
-        self._ring.add(Change(Kind.CLEARED))
+        if self._heard:
+            self._ring.add(Change(Kind.CLEARED))
 
     def _gained(self, name: int, medium: int) -> Sequence[int]:
         """The levels that have a block, now that this medium has it, and had it not."""

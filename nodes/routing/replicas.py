@@ -14,6 +14,7 @@ from proto.basics import LegName
 from proto.placing import Placement, Routed, Settled
 
 PLACEMENTS_MAX = 8_192  # that wait to be told: a second of the busiest router
+EXPECTED_TOKENS_MAX = 131_072  # a client that promises more would keep others from its worker
 HASH_BYTES_MAX = 4 * 1024 * 1024  # of their hashes
 
 
@@ -75,8 +76,6 @@ def merge(tracking: Tracking, message: Routed | Settled, now: float) -> None:
         return
     for leg in message.prefilled:
         tracking.prefilled(leg.request, leg.attempt)
-    for grown in message.outputs:
-        tracking.output(grown.request, grown.attempt, grown.tokens)
     for leg in message.freed:
         tracking.freed(leg.request, leg.attempt)
 
@@ -88,18 +87,21 @@ def hashes_of(placement: Placement) -> Hashes | None:
 
 
 def entry(placement: Placement, now: float, hashes: Hashes | None) -> Entry:
-    """A placement as it is tracked. Without hashes its blocks are its own."""
+    """A placement as it is tracked. Without hashes its blocks are its own.
+
+    Workers say in each heartbeat how many blocks they use. To be told of outputs one by one as well made no difference
+    to any step or answer (four simulated workers, answers of 20 to 3,000 tokens); to know beforehand makes the fullest
+    worker's peak an eighth lower at half load.
+    """
+    expected = min(placement.expected_tokens, EXPECTED_TOKENS_MAX)
     return Entry(
         request=placement.request,
         attempt=placement.attempt,
         rank=(placement.node, placement.rank),
         at=now,
         prefill_tokens=placement.prefill_tokens,
-        blocks=max(placement.blocks, len(hashes or ())),
+        blocks=max(placement.blocks, len(hashes or ())) + expected // 2 // placement.block_tokens,
         hashes=hashes,
-        prompt_tokens=placement.tokens,
-        expected_tokens=placement.expected_tokens,
-        block_tokens=placement.block_tokens,
     )
 
 

@@ -34,6 +34,12 @@ class Ring:
         while len(self._changes) > self._changes_max or self._bytes > self._bytes_max:
             self._bytes -= len(self._changes.popleft().hashes)
 
+    def skip(self) -> None:
+        """Something has changed that nobody wrote down: who missed it has to copy."""
+        self.newest += 1
+        self._changes.clear()
+        self._bytes = 0
+
     def after(self, number: int) -> Iterator[Change] | None:
         """All changes after this one; None if some are gone, or it is none of ours.
 

@@ -2,7 +2,13 @@
 
 A prompt that is short, or mostly cached where it will be decoded, is computed there: the trip, and the transfer of its
 blocks, would take longer than the work. So is one that finds all prefill workers busy. But a decode worker that is
-nearly full is spared.
+nearly full is spared. In tokens to be computed,
+
+    here  = tokens of the prompt - those cached where it will be decoded
+    there = tokens of the prompt - those cached at the prefill worker that it would go to + moved_cost * here
+
+A short prompt makes the trip all the same if it is cached there: here - there > trip_tokens. A long one stays if its
+beginning is cached here and not there: there > spare_ratio * here.
 """
 
 from enum import StrEnum
@@ -17,8 +23,11 @@ class SplitKnobs(Struct, frozen=True):
     """When the trip is skipped."""
 
     policy: str = "length"  # or by load, or when either says so
-    uncached_tokens_max: int = 2_048  # fewer are computed in one step of a usual engine, beside its decoding
+    uncached_tokens_max: int = 2_048  # fewer take one step of a usual engine, beside its decoding; 0: no prompt stays
     uncached_ratio_max: float = 1.0  # of the prompt; less than 1 sends prompts away that nothing is cached of
+    trip_tokens: int = 512  # what is computed in the time of the trip, 20 ms or so: less is not worth it
+    moved_cost: float = 0.1  # to pull a token's blocks, of computing it: 70 kB at 10 GB/s, where 14,000/s are computed
+    spare_ratio: float = 2.0  # work at a prefill worker holds up nobody who decodes: it may be so much more
     prefill_busy: float | None = None  # queued prefill tokens, as a fraction of what a step computes; over it: busy
     decode_busy: float | None = None  # a fraction of the decode worker's blocks; over it nothing is added to its work
     enforce: bool = False  # refuse rather than compute where it is decoded
@@ -45,6 +54,7 @@ class Scene(Struct, frozen=True):
     tokens: int
     cached_tokens: int  # on the decode worker that was chosen
     prefill_workers: int  # that take work
+    prefill_cached_tokens: int = 0  # on the prefill worker that it would go to
     prefill_queued: float = 0.0  # tokens queued on the least busy of them, as a fraction of what a step computes
     decode_used: float = 0.0  # fraction of the decode worker's blocks in use, this request's included
 
@@ -63,8 +73,18 @@ def split(scene: Scene, knobs: SplitKnobs) -> tuple[Where, str]:
     policy = ALIASES.get(knobs.policy, knobs.policy)
     short = uncached <= min(knobs.uncached_tokens_max, knobs.uncached_ratio_max * scene.tokens)
     busy = knobs.prefill_busy is not None and scene.prefill_queued > knobs.prefill_busy
-    if policy != "load" and short:
+    there = _there(scene, uncached, knobs)
+    if policy != "load" and short and uncached - there <= knobs.trip_tokens:
         return Where.HERE, f"only {uncached} of {scene.tokens} tokens are not cached"
+    if policy != "load" and knobs.uncached_tokens_max and there > knobs.spare_ratio * uncached:
+        return Where.HERE, f"{uncached} of {scene.tokens} tokens are to be computed, {there:.0f} at a prefill worker"
     if policy != "length" and busy:
         return Where.HERE, f"the prefill workers have {scene.prefill_queued:.1f} steps of work queued"
-    return Where.THERE, f"{uncached} of {scene.tokens} tokens are to be computed"
+    left = max(0, scene.tokens - scene.prefill_cached_tokens)
+    known = f", {left} at the prefill worker" if scene.prefill_cached_tokens else ""
+    return Where.THERE, f"{uncached} of {scene.tokens} tokens are to be computed{known}"
+
+
+def _there(scene: Scene, uncached: int, knobs: SplitKnobs) -> float:
+    """The work of the trip, in tokens computed."""
+    return max(0, scene.tokens - scene.prefill_cached_tokens) + knobs.moved_cost * uncached

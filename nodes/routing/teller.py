@@ -35,13 +35,21 @@ class Teller:
         self._routers: dict[int, None] = {}  # that listen
         self._beat_at = inf
         self._fed = False
+        self._heard = False  # whether a router listens, or has asked: else nothing is worked out
+        self._listen(False)
 
     # --- From the engine ---------------------------------------------------------------------------------
 
-    def feed(self, events: Iterable[BlockEvent], medium: int = 0, rank: int = 0) -> None:
-        """What happened to a cache: 0 on the device, 1 in the host's memory, 2 on disk."""
-        self.publishers[rank].feed(events, medium)
-        self._fed = True
+    def feed(self, events: Sequence[BlockEvent], medium: int = 0) -> None:
+        """What happened to the caches: 0 on the device, 1 in the host's memory, 2 on disk."""
+        several = len(self.publishers) > 1
+        for rank, publisher in enumerate(self.publishers):
+            publisher.feed([event for event in events if event.rank == rank] if several else events, medium)
+        self._fed = self._heard
+
+    def leading(self, hashes: Iterable[int], rank: int = 0) -> int:
+        """How many leading blocks of a prompt the cache has."""
+        return self.publishers[rank].leading(hashes)
 
     # --- From the node -----------------------------------------------------------------------------------
 
@@ -55,6 +63,7 @@ class Teller:
             self._around.count("caches.no_rank")
             return True
         publisher = self.publishers[message.rank]
+        self._listen(True)
         self._tell(now)  # what the others hear now is in the answer too, and must not come to it twice
         if isinstance(message, Copy):
             self._around.send(peer, publisher.copy(message), now)
@@ -74,6 +83,12 @@ class Teller:
         self._routers.pop(peer, None)
         if not self._routers:
             self._beat_at = inf
+            self._listen(False)
+
+    def _listen(self, heard: bool) -> None:
+        self._heard = heard
+        for publisher in self.publishers:
+            publisher.listen(heard)
 
     def deadline(self) -> float:
         return -inf if self._fed else self._beat_at

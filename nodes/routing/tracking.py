@@ -33,10 +33,6 @@ class Entry(Struct):
     prefill_tokens: int  # that it still adds to the rank's queue
     blocks: int
     hashes: Hashes | None  # None: its blocks are counted as its own
-    prompt_tokens: int = 0
-    expected_tokens: int = 0  # of output; 0: unknown
-    block_tokens: int = 16
-    output: float = 0.0  # blocks that its output fills, less as its end comes near
     checked: float = float("-inf")  # when a report last covered it
     due: float = 0.0  # when to look whether it is still there
     seat: int = -1
@@ -93,17 +89,6 @@ class Tracking:
         if entry is not None and entry.attempt <= attempt:
             self._free(entry)
         self._remember(request, attempt, OVER)
-
-    def output(self, request: int, attempt: int, tokens: int) -> None:
-        """So much of its answer is there. As its end comes near its blocks weigh less: they will soon be free."""
-        entry = self._entries.get(request)
-        if entry is None or entry.attempt != attempt:
-            return
-        filled = (entry.prompt_tokens + tokens) // entry.block_tokens - entry.prompt_tokens // entry.block_tokens
-        left = max(0.0, 1.0 - tokens / entry.expected_tokens) if entry.expected_tokens else 1.0
-        self._own[entry.seat] += filled * left - entry.output
-        entry.output = filled * left
-        self._sum_blocks(entry.seat)
 
     # --- What workers say --------------------------------------------------------------------------------
 
@@ -224,7 +209,7 @@ class Tracking:
         del self._here[seat][entry.request]
         self.requests[seat] -= 1
         self._computed(entry)
-        self._own[seat] -= entry.output + entry.blocks - len(entry.hashes or ())
+        self._own[seat] -= entry.blocks - len(entry.hashes or ())
         if entry.hashes is not None:
             self._paths.remove(seat, entry.hashes)
         self._sum_blocks(seat)
@@ -246,6 +231,6 @@ class Tracking:
             assert all(self._seats.find(entry.rank) == entry.seat == seat for entry in entries)
             assert self.requests[seat] == len(here) + told_requests
             assert self.prefill_tokens[seat] == sum(entry.prefill_tokens for entry in entries) + told_prefill
-            own = sum(entry.output + entry.blocks - len(entry.hashes or ()) for entry in entries)
+            own = sum(entry.blocks - len(entry.hashes or ()) for entry in entries)
             assert abs(self.blocks[seat] - self._paths.blocks.get(seat, 0) - own - told_blocks) < 1e-6
         assert len(self._entries) == sum(map(len, self._here))

@@ -12,7 +12,7 @@ from mesh.simulation.streams import ClientStream, Stream
 from mesh.simulation.violation import require
 from nodes.simulation.plan import ROUTER, ServingPlace
 from proto.messages import Load, Submit
-from proto.placing import Place, Placed
+from proto.placing import Parked, Place, Placed
 from proto.session import State
 
 if TYPE_CHECKING:
@@ -76,6 +76,12 @@ class Advice:
         require(chosen in able, "14 willing", f"{process.label} sends {message.request} to who cannot take it")
         self._spreads(process, able, chosen)
 
+    def lets_wait(self, process: "Process", link: Link, message: Parked) -> None:
+        """A router has no answer yet."""
+        assert link.target is not None
+        asked = (process.label, link.target.node.settings.node, message.request, message.attempt) in self._asked
+        require(asked, "8 advice", f"{process.label} lets {message.request} wait, and nobody asked")
+
     def _spreads(self, process: "Process", able: dict[int, Peer], chosen: int) -> None:
         """Least loaded means: by the last report, and what was sent there since."""
         sent = {node: self._since(process, peer) for node, peer in able.items()}
@@ -96,7 +102,7 @@ class Advice:
         """A request goes where the router says, if it can."""
         router, since = self._pending.pop((process.label, message.request, message.attempt), ("", 0.0))
         if router and process.hearing is None and process.local() - since >= ROUTER_S - SLACK_S:
-            self._late[process.label, router] = process.local() + LATE_S
+            self._late[process.label, router] = since + ROUTER_S + LATE_S  # it may have waited for others since
         if process.hearing is None or link.target is None:
             return
         source, advice = process.hearing
@@ -123,6 +129,12 @@ class Advice:
         there = link.target.node.settings.node == advice.itinerary[first]
         require(there, "17 advice", f"{name} does not go where {source.name} says")
 
+    def waits(self, process: "Process", link: Link, message: Parked) -> None:
+        """It hears that it stands in a queue: that router is not late, whatever follows."""
+        name = (process.label, message.request, message.attempt)
+        if link.source.label == self._pending.get(name, ("", 0.0))[0]:
+            self._pending[name] = (link.source.label, inf)
+
     def looks(self, process: "Process") -> None:
         """Nobody waits for a router that is gone."""
         for request in process.node.owner.requests.values():
@@ -144,7 +156,9 @@ class Advice:
         self._clock.at(self._clock.now + PLACED_S, self._look_if_placed, stream, free, self._clock.now)
 
     def _look_if_placed(self, stream: Stream, free: list["Process"], since: float) -> None:
-        if stream.attempt or stream.over is not None or stream.gone:
+        request = stream.process.node.owner.requests.get(stream.request)
+        parked = request is not None and request.parked > 0.0  # every worker has too much to do
+        if stream.attempt or stream.over is not None or stream.gone or parked:
             return
         troubles = self._world.troubles
         calm = all(

@@ -4,9 +4,11 @@ from random import Random
 
 from mesh.routing import ROUTER as PLACES
 from mesh.simulation.plan import Fault, Work
-from nodes.names import GENERATE, PREFILL
+from nodes.names import ENCODE, GENERATE, PREFILL
+from nodes.routing.knobs import KV
 from nodes.simulation import faults
-from nodes.simulation.plan import CALM, FRONTEND, ROUTER, WORKER, ServingCall, ServingPlace, ServingPlan
+from nodes.simulation.pictures import PICTURES
+from nodes.simulation.plan import CALM, ENCODER, FRONTEND, ROUTER, WORKER, ServingCall, ServingPlace, ServingPlan
 from nodes.simulation.plots import PLOTS, ROUTED, SWAYED
 from proto.messages import Role
 
@@ -27,6 +29,8 @@ def draw(seed: int, profile: str = "serving") -> ServingPlan:
     heal_s = random.choice(HEAL_S) if profile != CALM else 3.5
     calls = _calls(Random(f"{seed}/serving/calls"), places, profile, heal_s, plot)
     _walks(Random(f"{seed}/serving/walks"), places, calls, profile)
+    _caches(Random(f"{seed}/serving/caches"), places, calls, profile)
+    _sights(Random(f"{seed}/serving/sights"), places, calls, profile)
     plan = ServingPlan(seed, profile, places, calls, [], heal_s=heal_s)
     if profile == CALM:
         return plan
@@ -39,6 +43,7 @@ def draw(seed: int, profile: str = "serving") -> ServingPlan:
     else:
         plan.faults = _faults(random, plan, plot)
         _crowd(Random(f"{seed}/serving/crowd"), plan)
+    _torn(Random(f"{seed}/serving/torn"), plan)
     plan.faults.sort(key=lambda fault: fault.at_s)
     return plan
 
@@ -112,6 +117,83 @@ def _walks(random: Random, places: list[ServingPlace], calls: list[ServingCall],
     for call in calls:
         if call.endpoint == GENERATE + model and random.random() < 0.8:
             call.needs, call.routed = [PREFILL + model], random.random() < 0.3
+
+
+def _caches(random: Random, places: list[ServingPlace], calls: list[ServingCall], profile: str) -> None:
+    """In some seeds routers know of caches; what they are told is lost in part, or too long ago to be told again."""
+    if random.random() < 0.55:
+        return
+    untold = random.choice((0.0, 0.0, 0.1, 0.4)) if profile == "serving" else 0.0
+    ring, pieces = random.choice((1, 2, 5, 20, 4096)), random.choice((1, 1, 2, 8))
+    queue_steps, queue_policy = random.choice((0.0, 0.0, 0.5, 1.0, 4.0)), random.choice(("fcfs", "lcfs", "wspt"))
+    for place in places:
+        if place.kind == WORKER:
+            place.tells, place.untold = random.random() < 0.9, untold
+            place.ring_changes, place.pieces = ring, pieces
+        elif place.kind == ROUTER and random.random() < 0.9:
+            place.policy, place.wants = KV, [*place.wants, PLACES]
+            place.queue_steps, place.queue_policy = queue_steps, queue_policy
+    for call in calls:
+        call.wishes, call.session = random.random() < 0.9, random.choice(("", "", "one", "two"))
+        call.shared = random.choice((call.shared, 24, 40)) if call.prompt + call.max_tokens <= 70 else call.shared
+
+
+def _sights(random: Random, places: list[ServingPlace], calls: list[ServingCall], profile: str) -> None:
+    """In some seeds a model takes pictures, and in most of those there are encoders that make embeddings of them."""
+    if random.random() < 0.65:
+        return
+    workers = [place for place in places if place.kind == WORKER]
+    model, encoders = workers[0].offers[0].removeprefix(GENERATE), random.choice((0, 1, 1, 2, 2))
+    tells, blind = random.random() < 0.8, profile == "serving" and bool(encoders) and random.random() < 0.3
+    blind = blind and not any(PREFILL + model in place.offers for place in places)  # those fetch what is fetched once
+    for number in range(encoders):
+        place = ServingPlace(
+            f"encoder{number}", int(Role.WORKER), [ENCODE + model], kind=ENCODER, queue=24, engine=True
+        )
+        place.slots = random.choice((1, 4, 64)) if profile == "serving" else 64
+        place.tells, place.untold, place.ring_changes = tells, workers[0].untold, workers[0].ring_changes
+        _vary(random, place, profile)
+        places.append(place)
+    for place in places:
+        if place.kind in (FRONTEND, ROUTER):
+            place.wants = [*place.wants, ENCODE]
+        place.sees = place.kind == ROUTER or (place.kind == WORKER and place.offers[0].endswith(f"/{model}"))
+        place.blind = place.sees and blind
+        place.encode_ms = random.choice((5.0, 40.0, 200.0))
+        place.shelf_parts = random.choice((1, 2, 4, 16)) if profile == "serving" else 16
+    for call in calls:
+        if call.endpoint == GENERATE + model and random.random() < 0.7:
+            call.pictures = [random.randrange(PICTURES) for _ in range(random.choice((1, 1, 2, 3)))]
+            call.wishes = True
+            if profile == "serving" and random.random() < 0.05:
+                call.spoilt = random.choice(("bytes", "name"))
+    if profile == CALM and random.random() < 0.5:  # slower than anybody's patience with what hangs, and all is well
+        for place in places:
+            place.encode_ms = 2500.0
+
+
+def _torn(random: Random, plan: ServingPlan) -> None:
+    """Where pictures go to prefill workers, what is handed over is sometimes torn: who offers it dies in the middle.
+
+    Or it comes, and then loses its blocks to others.
+    """
+    feeds = any(place.sees and place.offers[0].startswith(PREFILL) for place in plan.places if place.offers)
+    if plan.profile != "serving" or not feeds:
+        return
+    shows = [call for call in plan.calls if call.pictures and not (call.poison or call.stall_s)]
+    for call in shows:
+        call.shared, call.prompt, call.max_tokens = random.choice((9, 24)), 40, max(4, call.max_tokens)
+    if random.random() < 0.4:
+        at_s = random.uniform(faults.FROM_S, 1.5)
+        for call in shows:
+            call.at_s, call.max_tokens, call.stop_at = at_s + random.uniform(0.0, 0.4), random.choice((40, 60)), -1
+        for place in plan.places:
+            place.blocks = random.choice((42, 50)) if place.offers and place.offers[0].startswith(GENERATE) else 160
+            place.staging = 200
+        return
+    for _ in range(random.choice((2, 4))):
+        at_s, after_ms = random.uniform(faults.FROM_S, plan.heal_s - 2.0), random.choice((20.0, 60.0, 150.0))
+        plan.faults.append(Fault(at_s, "kill_hander", for_s=0.3, amount=after_ms))
 
 
 def _vary(random: Random, place: ServingPlace, profile: str) -> None:

@@ -4,7 +4,7 @@ from random import Random
 
 from mesh.simulation.nemesis import BACK, BOTH, OTHER_ADDRESS, THERE
 from mesh.simulation.plan import BUSIEST, Fault
-from nodes.simulation.plan import FRONTEND, ROUTER, WORKER, ServingPlan
+from nodes.simulation.plan import ENCODER, FRONTEND, ROUTER, WORKER, ServingPlan
 
 FROM_S = 0.8
 LAST_S = 0.5  # before the end, for what must still be restarted
@@ -32,6 +32,7 @@ def swarm(random: Random, plan: ServingPlan) -> list[Fault]:
 def one(random: Random, plan: ServingPlan, kind: str) -> Fault:
     """One fault of a kind."""
     workers, frontends, routers = (places(plan, name) for name in (WORKER, FRONTEND, ROUTER))
+    workers += places(plan, ENCODER)
     at_s = random.uniform(FROM_S, plan.heal_s - 1.5)
     aimed = random.random() < 0.6
     if kind == "router":  # something happens to a router
@@ -68,9 +69,9 @@ def one(random: Random, plan: ServingPlan, kind: str) -> Fault:
 
 
 def rolling(random: Random, plan: ServingPlan) -> list[Fault]:
-    """Every worker and router drains and comes back, one after the other."""
+    """Every worker, encoder and router drains and comes back, one after the other."""
     found, at_s = [], 1.5
-    for number in (*places(plan, WORKER), *places(plan, ROUTER)):
+    for number in (*places(plan, WORKER), *places(plan, ENCODER), *places(plan, ROUTER)):
         found.append(Fault(at_s, "drain", number, for_s=random.choice((0.05, 0.3)), amount=6.0))
         at_s += random.choice((1.5, 2.5))
     plan.heal_s = at_s + 0.5

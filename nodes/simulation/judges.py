@@ -10,6 +10,7 @@ from mesh.simulation.oracles import Oracles
 from mesh.simulation.streams import Stream
 from mesh.simulation.violation import require
 from nodes.engines.contract import Job
+from nodes.engines.media import hashed_tokens
 from nodes.engines.sim import continuation
 from nodes.simulation.advice import Advice
 from nodes.simulation.caller import ServingStream
@@ -18,7 +19,7 @@ from nodes.simulation.retries import Retries
 from nodes.simulation.worker import Worker
 from proto.errors import Reason
 from proto.messages import Accept, Credit, Error, Migrate, Reject, Submit
-from proto.placing import Place, Placed
+from proto.placing import Parked, Place, Placed
 
 if TYPE_CHECKING:
     from mesh.simulation.process import Process
@@ -26,11 +27,17 @@ if TYPE_CHECKING:
 
 ENGINE_EVERY = 48  # events of the run between two looks at an engine's own invariants
 ASKED_EVERY = 8  # events of the run between two looks at whom somebody waits for
-KILLS_MAX = 3  # workers that one prompt may kill; two, unless its owner could not see the first one; one more if fed
+UNSEEN = (  # why the pictures of a request were not read, though nothing is wrong with them
+    "a parcel did not come", "this worker cannot read pictures", "there is no room for its embeddings",
+    "too many offers are open",
+)  # fmt: skip
+KILLS_MAX = 3  # workers that one prompt may kill; two, unless its owner could not see the first one; two more if fed
 
 
 class ServingOracles(Oracles):
     """The judges of one serving run."""
+
+    interest = (*Oracles.interest, Parked)
 
     def __init__(self, world: "World") -> None:
         super().__init__(world)
@@ -39,7 +46,7 @@ class ServingOracles(Oracles):
         self._deaths: dict[str, bool] = {}  # workers whose engine died, and whether of a prompt
         self._found: dict[Leg, int] = {}
         self._begun: dict[str, list[tuple[Hashable, str, list[int]]]] = {}  # jobs, salts and sequences, by worker
-        self._transmitted |= {Place: self.advice.asks, Placed: self.advice.advises}
+        self._transmitted |= {Place: self.advice.asks, Placed: self.advice.advises, Parked: self.advice.lets_wait}
 
     def handled(self, process: "Process") -> None:
         """An event and its effects are done."""
@@ -52,6 +59,9 @@ class ServingOracles(Oracles):
 
     def heard(self, process: "Process", link: Link, message: Any) -> None:
         """A message that its receiver may not forget."""
+        if isinstance(message, Parked):
+            self.advice.waits(process, link, message)
+            return
         stream = process.streams.get(message.request) if type(message) is Error else None
         if stream is not None and stream.holder == link.source.label and stream.attempt == message.attempt:
             self.retries.heard(process, message)
@@ -66,7 +76,8 @@ class ServingOracles(Oracles):
         self.advice.followed(process, link, message)
         stream = process.streams[message.request]
         assert isinstance(stream, ServingStream)
-        stream.lost += stream.attempt > 0 and not stream.let_go and not walks.advances(stream, message.endpoint)
+        freely = stream.let_go or stream.newest.handed  # what was handed over stays good, if nobody takes its next stop
+        stream.lost += stream.attempt > 0 and not freely and not walks.advances(stream, message.endpoint)
         stream.let_go = False
         most = stream.moves_max + self._world.drain_count
         name = f"{process.label}/{message.request}"
@@ -112,7 +123,7 @@ class ServingOracles(Oracles):
             troubles = (self._world.troubles[place].count for place in (stream.process.place, worker.place))
             stream.kills += not any(troubles)  # what a partition hides nobody can count
             name = f"{stream.process.label}/{stream.request}"
-            most = KILLS_MAX + bool(stream.feeders)
+            most = KILLS_MAX + 2 * bool(stream.feeders)
             require(stream.kills <= most, "20 poison", f"{name} has killed {stream.kills} workers")
 
     # --- Endings -----------------------------------------------------------------------------------------------
@@ -131,7 +142,7 @@ class ServingOracles(Oracles):
         """An engine has begun a leg, and did not have to compute so much of it: somebody before it began likewise."""
         self._found[leg] = tokens
         known = self._begun.setdefault(worker.label, [])
-        mine = [*job.prompt, *job.generated]
+        mine = hashed_tokens([*job.prompt, *job.generated], job.media)
         alike = any(
             name != leg and salt == job.cache_salt and before[:tokens] == mine[:tokens] for name, salt, before in known
         )
@@ -139,7 +150,7 @@ class ServingOracles(Oracles):
 
     def begun(self, worker: Worker, job: Job) -> None:
         """An engine has got a job: what it computes may be found by others from now on."""
-        whole = [*job.prompt, *continuation(job.prompt, job.max_tokens, SAID)]
+        whole = hashed_tokens([*job.prompt, *continuation(job.prompt, job.max_tokens, SAID)], job.media)
         self._begun.setdefault(worker.label, []).append((job.key, job.cache_salt, whole))
 
     def _cached(self, stream: ServingStream, end: Finish) -> str | None:
@@ -160,22 +171,24 @@ class ServingOracles(Oracles):
 
 
 def _complete(oracles: ServingOracles, stream: ServingStream, end: Finish) -> str | None:
-    if stream.order.wrong or not stream.stops:
+    if stream.order.wrong or stream.order.spoilt == "bytes" or not stream.stops:
         return "nothing stops it"
     return None if stream.position == len(stream.expected) else f"it has {len(stream.expected)} tokens"
 
 
 def _length(oracles: ServingOracles, stream: ServingStream, end: Finish) -> str | None:
-    if stream.order.wrong or stream.stops:
+    if stream.order.wrong or stream.order.spoilt == "bytes" or stream.stops:
         return "a token stops it"
     return None if stream.position == len(stream.expected) else f"it has {len(stream.expected)} tokens"
 
 
 def _invalid(oracles: ServingOracles, stream: ServingStream, end: Finish) -> str | None:
-    return None if stream.order.wrong else f"nothing is wrong with it ({end.text})"
+    return None if stream.order.wrong or stream.order.spoilt else f"nothing is wrong with it ({end.text})"
 
 
 def _failed(oracles: ServingOracles, stream: ServingStream, end: Finish) -> str | None:
+    if stream.retried and stream.order.pictures and end.text.startswith(UNSEEN):
+        return None  # its pictures did not come: retries have a budget, see Retries
     return f"no job fails ({end.text})"
 
 

@@ -11,7 +11,9 @@ from nodes.engines.contract import Logprobs, Sampling
 from nodes.engines.scheduler import Limits
 from nodes.engines.sim import Settings, continuation, state_of
 from nodes.engines.timing import Timing
-from nodes.generation import Generation, encode_logprobs
+from nodes.generation import Generation, Spot, encode_logprobs
+from nodes.media.content import IMAGE
+from nodes.simulation.pictures import NAMES, PLACEHOLDER, SPOILT_NAME, rows_of
 
 VOCABULARY = 512
 SAID = (16, 511)  # what the engine says
@@ -19,7 +21,8 @@ POISON = 7  # outside of that, so that only a prompt can have it
 END = 100  # end-of-sequence: one token in five hundred
 CONTEXT = 160
 CALM = "serving-calm"  # the profile in which nothing goes wrong
-WORKER, FRONTEND, ROUTER = "worker", "frontend", "router"
+SALTS = ("", "salt")  # that keep callers apart
+WORKER, FRONTEND, ROUTER, ENCODER = "worker", "frontend", "router", "encoder"
 
 
 class ServingPlace(Place):
@@ -38,6 +41,16 @@ class ServingPlace(Place):
     policy: str = "round_robin"  # of a router
     staging: int = 0  # blocks of memory to hand over in
     splits: bool = False  # a router: it knows of prefill workers, and sends every prompt there first
+    queue_steps: float = 0.0  # a router by caches: with more than so many steps queued everywhere requests wait; 0: off
+    queue_policy: str = "fcfs"
+    tells: bool = False  # a worker: what it has cached
+    untold: float = 0.0  # the share of that which is lost
+    ring_changes: int = 4096  # that it can tell again
+    pieces: int = 1  # that its cache is copied in
+    sees: bool = False  # a worker: its model takes pictures; a router: it knows of encoders
+    blind: bool = False  # but it cannot read them by itself
+    encode_ms: float = 5.0  # that a tower takes for a picture
+    shelf_parts: int = 16  # pictures whose embeddings are kept
 
 
 class ServingCall(Call):
@@ -55,6 +68,10 @@ class ServingCall(Call):
     wrong: str = ""  # token: one that does not exist; long: no room for it; payload: bytes that are no generation
     routed: bool = True
     moves_max: int = 8
+    wishes: bool = False  # its router is told of its blocks
+    session: str = ""
+    pictures: list[int] = []  # that it shows, after what it shares with others
+    spoilt: str = ""  # the first of them. bytes: nobody can read it; name: its bytes are those of another
 
 
 class ServingPlan(Plan):
@@ -84,7 +101,7 @@ def engine_settings(place: ServingPlace) -> Settings:
 
 
 def prompt_of(call: ServingCall) -> list[int]:
-    """Its tokens: a beginning that others share, and an end that nobody has."""
+    """Its tokens: a beginning that others share, places for pictures, and an end that nobody has."""
     shared = [SAID[0] + index * 11 % 300 for index in range(call.shared)]
     own = [SAID[0] + (call.work.seed * 31 + index * 7) % 400 for index in range(call.prompt)]
     if call.poison:
@@ -93,7 +110,17 @@ def prompt_of(call: ServingCall) -> list[int]:
         own[-1] = VOCABULARY
     elif call.wrong == "long":
         own *= CONTEXT // len(own) + 1
-    return shared + own
+    return shared + [PLACEHOLDER] * sum(map(rows_of, call.pictures)) + own
+
+
+def spots_of(call: ServingCall) -> tuple[Spot, ...]:
+    """Where its pictures are."""
+    found, at = [], call.shared
+    for number, picture in enumerate(call.pictures):
+        name = SPOILT_NAME if call.spoilt == "bytes" and not number else NAMES[picture]
+        found.append(Spot(IMAGE, at, rows_of(picture), name))
+        at += rows_of(picture)
+    return tuple(found)
 
 
 def generation_of(call: ServingCall, prompt: Sequence[int]) -> Generation:
@@ -107,6 +134,7 @@ def generation_of(call: ServingCall, prompt: Sequence[int]) -> Generation:
         sampling=Sampling(logprobs=call.logprobs),
         cache_salt=call.salt,
         priority=call.priority,
+        media=spots_of(call),
     )
 
 

@@ -55,8 +55,10 @@ def late_advice(random: Random, plan: ServingPlan) -> list[Fault]:
         call.routed, call.max_tokens = True, max(25, call.max_tokens)
     router = random.choice(places(plan, ROUTER))
     cuts = [Fault(at_s, "cut", router, frontend, for_s, THERE) for frontend in places(plan, FRONTEND)]
-    deaths = [at_s + for_s + random.uniform(-0.05, 0.03) for _ in range(2)]
-    return [*cuts, *(Fault(death_s, "crash", BUSIEST, for_s=0.3) for death_s in deaths)]
+    deaths = [at_s + for_s + random.uniform(-0.05, 0.03) for _ in range(random.choice((1, 2)))]
+    others = [number for number in places(plan, ROUTER) if number != router]
+    slow = [Fault(min(deaths) - 0.05, "slow", other, for_s=0.4, amount=150.0) for other in others]  # they think it over
+    return [*cuts, *slow, *(Fault(death_s, "crash", BUSIEST, for_s=0.3) for death_s in deaths)]
 
 
 def false_alarm(random: Random, plan: ServingPlan) -> list[Fault]:

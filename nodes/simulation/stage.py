@@ -7,11 +7,11 @@ from mesh.simulation.stage import Stage
 from mesh.simulation.world import Trace, World
 from nodes.simulation.draw import DRAIN, PROFILES, draw
 from nodes.simulation.plan import CALM, ServingPlan
-from nodes.simulation.world import ServingWorld
+from nodes.simulation.seeing import SeeingWorld
 
 
 def _world(plan: Plan, trace: Trace | None) -> World:
-    return ServingWorld(cast(ServingPlan, plan), trace)
+    return SeeingWorld(cast(ServingPlan, plan), trace)
 
 
 STAGE = Stage(

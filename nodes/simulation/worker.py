@@ -11,17 +11,24 @@ from zlib import crc32
 
 from msgspec import structs
 
+from mesh.aide import Aide
 from mesh.core import Event, Failed, Finished, Go, Halt, Hint, Leg, Pause, Progressed, Start, Stepped, Unpause, Yielded
 from mesh.settings import Settings
 from mesh.simulation.process import Process
 from mesh.simulation.violation import require
+from nodes.engines.blocks import root
 from nodes.engines.contract import Job, Step
+from nodes.engines.media import pieces
+from nodes.engines.scheduler import Plan
 from nodes.engines.sim import Crashed, Fault, SimEngine
 from nodes.handing import Handing
-from nodes.host_core import PacedHost
+from nodes.paced import PacedHost
 from nodes.simulation.dock import SimDock
-from nodes.simulation.plan import POISON, ServingPlace, engine_settings
+from nodes.simulation.pictures import EMBEDDINGS
+from nodes.simulation.plan import POISON, SALTS, ServingPlace, engine_settings
+from nodes.simulation.telling import SimTeller, teller_of
 from proto.messages import Offer
+from proto.placing import Report
 
 if TYPE_CHECKING:
     from mesh.simulation.world import World
@@ -34,6 +41,9 @@ SOON_S = 1e-5  # what a loop takes to come round
 def digest(data: bytes) -> int:
     """64 bits that depend on all of it."""
     return crc32(data) << 32 | crc32(data[::-1])
+
+
+ROOTS = {0, *(root(salt, digest) for salt in SALTS)}  # what first blocks follow
 
 
 class WatchedEngine(SimEngine):
@@ -64,6 +74,15 @@ class WatchedEngine(SimEngine):
                 self.found(jobs[output.key], output.cached_tokens)
         return step
 
+    def _feel(self, plan: Plan) -> None:
+        """What it computes with are the rows of that picture."""
+        super()._feel(plan)
+        for part in plan.parts:
+            for piece in pieces(part.running.job.media, part.start, part.start + part.count):
+                rows = piece.media.embedding
+                right = rows is not None and rows.tobytes() == EMBEDDINGS.get(piece.media.content)
+                require(right, "2 embeddings", f"{part.running.key} shows what the engine cannot see right")
+
     def holds(self, leg: Leg) -> bool:
         """Whether a job is in it."""
         return leg in self._scheduler._all
@@ -86,6 +105,7 @@ class Worker(Process):
     def __init__(self, world: "World", place: int, incarnation: int, node: int, addresses: tuple[str, ...]) -> None:
         self.place_of = world.plan.places[place]
         assert isinstance(self.place_of, ServingPlace)
+        self.teller: SimTeller | None = None
         super().__init__(world, place, incarnation, node, addresses)
         self.engine = WatchedEngine(engine_settings(self.place_of), digest)
         judges: Any = self.oracles
@@ -95,14 +115,27 @@ class Worker(Process):
         self.slots = card.slots
         handing = Handing(card.layout)
         self.host = PacedHost(self.engine, card.vocabulary, handing=handing)
+        self.host.core.teller = self.teller
+        self.host.core.wake = self._woken
         assert card.layout is not None
         self.dock = SimDock(self, self.place_of.staging, card.layout.block_bytes)
         if self.place_of.staging:
             handing.rooms.open(self.dock, self.place_of.staging)
-        self.hands_over = self.place_of.hand_over
+        self.hands_over = self.place_of.hand_over or self.place_of.sees  # without embeddings it cannot compute again
         self.dying = False
         self._armed_for = inf
         self._turning = False
+
+    def _aide(self) -> Aide | None:
+        self.teller = teller_of(self, self._reports)
+        return self.teller
+
+    def _reports(self) -> list[Report]:
+        """What each Pong says, as `nodes.worker` has it."""
+        load, place = self.engine.load(), self.place_of
+        assert isinstance(place, ServingPlace)
+        sizes = load.blocks_used, load.blocks_total, place.step_tokens
+        return [Report(load.running, load.waiting, load.prefill_tokens, *sizes)]
 
     def _settings(self, node: int, incarnation: int) -> Settings:
         return structs.replace(super()._settings(node, incarnation), engine=self.spec.offers[0])
@@ -119,7 +152,7 @@ class Worker(Process):
     def _pulse(self) -> None:
         """An engine with nothing to do is well."""
         self.after(PULSE_S, self._pulse)
-        if not self.host.core.runs:
+        if self.host.core.at_rest:
             self.run(Progressed())
 
     # --- The driver of the host ------------------------------------------------------------------------------
@@ -131,6 +164,12 @@ class Worker(Process):
             for leg, _, _ in event.made:
                 self.oracles.suspects.made(leg)
         self.run(event)
+
+    def _woken(self, events: list[Event]) -> None:
+        """What a leg waited for is there."""
+        for event in events:
+            self._post(event)
+        self._arm()
 
     def refresh(self) -> None:
         """The data plane had something to say."""
@@ -233,6 +272,31 @@ class Worker(Process):
         """See `_pause`."""
 
     # --- What goes wrong with it -------------------------------------------------------------------------------
+
+    def cached(self) -> set[int]:
+        """What a prompt can find in its engine: blocks with all that comes before them."""
+        pool = self.engine._scheduler.pool
+        found: set[int] = set()
+        for name in pool._by_hash:
+            path = [name]
+            while path[-1] in pool._by_hash:
+                path.append(pool._parents[pool._by_hash[path[-1]]])
+            if path[-1] in ROOTS:
+                found.update(path[:-1])
+        return found
+
+    @property
+    def promises(self) -> bool:
+        """Whether others may still come for something."""
+        return self.host.core.handing.offers > 0
+
+    def busy(self) -> str:
+        """What still keeps peace from it: in the end an engine holds nothing."""
+        load = self.engine.load()
+        if load.running or load.waiting or load.blocks_used or self.host.core.runs:
+            return f"its engine has {load}, {list(self.host.core.runs)}"
+        rooms = self.host.core.handing.rooms.all
+        return f"{len(rooms)} rooms, {list(rooms.values())[:3]}" if rooms else ""
 
     def hang(self) -> None:
         """Its steps never end."""

@@ -1,22 +1,27 @@
 """Pure. A run of a serving mesh: workers with engines, routers, frontends, and the peace that must come in the end."""
 
+from collections.abc import Callable
+
 from msgspec import structs
 
 from mesh.aide import Aide
 from mesh.settings import Settings
 from mesh.simulation.nemesis import Nemesis
 from mesh.simulation.oracles import Oracles
-from mesh.simulation.plan import Call
+from mesh.simulation.plan import Call, Plan
 from mesh.simulation.process import Process
 from mesh.simulation.streams import ClientStream
 from mesh.simulation.violation import require
-from mesh.simulation.world import World
+from mesh.simulation.world import Trace, World
+from nodes.routing.knobs import KV, SECOND_BEST, Knobs
 from nodes.routing.placer import Placer
 from nodes.routing.split import SplitKnobs
+from nodes.simulation.caches import Caches
 from nodes.simulation.caller import ServingStream
 from nodes.simulation.judges import ServingOracles
 from nodes.simulation.nemesis import ServingNemesis
-from nodes.simulation.plan import CALM, ROUTER, WORKER, ServingCall, ServingPlace
+from nodes.simulation.plan import CALM, FRONTEND, ROUTER, WORKER, ServingCall, ServingPlace
+from nodes.simulation.planes import SimPlane
 from nodes.simulation.worker import Worker
 from proto.session import State
 
@@ -24,21 +29,48 @@ from proto.session import State
 class Router(Process):
     """A node that advises: all of it is in the core."""
 
+    aide: Placer | None = None
+
     def _settings(self, node: int, incarnation: int) -> Settings:
         assert isinstance(self.spec, ServingPlace)
-        return structs.replace(super()._settings(node, incarnation), policy=self.spec.policy)
+        plain = SECOND_BEST if self.spec.policy == KV else self.spec.policy
+        return structs.replace(super()._settings(node, incarnation), policy=plain)
 
     def _aide(self) -> Aide | None:
-        assert isinstance(self.spec, ServingPlace)
-        return Placer(self.spec.policy, splitting=SplitKnobs(uncached_tokens_max=0)) if self.spec.splits else None
+        spec = self.spec
+        assert isinstance(spec, ServingPlace)
+        if spec.policy != KV and not (spec.splits or spec.sees):
+            return None
+        knobs = Knobs(queue_threshold=spec.queue_steps or None, queue_policy=spec.queue_policy)
+        splitting = SplitKnobs(uncached_tokens_max=0) if spec.splits else SplitKnobs()
+        self.aide = Placer(spec.policy, knobs, splitting)
+        return self.aide
+
+
+class Frontend(Process):
+    """A node that asks, and lays out what its callers show."""
+
+    def __init__(self, world: World, place: int, incarnation: int, node: int, addresses: tuple[str, ...]) -> None:
+        super().__init__(world, place, incarnation, node, addresses)
+        self.plane = SimPlane(self)
+
+    def busy(self) -> str:
+        """What still keeps peace from it."""
+        return f"{len(self.plane.offers)} offers of pictures" if self.plane.offers else ""
 
 
 STAY_S = 0.1  # between two looks at whether somebody who leaves is still needed
-KINDS = {WORKER: Worker, ROUTER: Router}
+KINDS: dict[str, type[Process]] = {WORKER: Worker, ROUTER: Router, FRONTEND: Frontend}
 
 
 class ServingWorld(World):
-    """A world in which handlers are engines."""
+    """A world in which handlers are engines. Nobody in it can see: `nodes.simulation.seeing` has one who can."""
+
+    kinds = KINDS
+
+    def __init__(self, plan: Plan, trace: Trace | None = None) -> None:
+        super().__init__(plan, trace)
+        self.caches = Caches(self)
 
     def _oracles(self) -> Oracles:
         return ServingOracles(self)
@@ -49,7 +81,7 @@ class ServingWorld(World):
     def _process(self, place: int, number: int, node: int, address: str) -> Process:
         spec = self.plan.places[place]
         assert isinstance(spec, ServingPlace)
-        return KINDS.get(spec.kind, Process)(self, place, number, node, (address,))
+        return self.kinds[spec.kind](self, place, number, node, (address,))
 
     def _stream(self, process: Process, call: Call) -> ClientStream:
         assert isinstance(call, ServingCall)
@@ -57,20 +89,21 @@ class ServingWorld(World):
 
     def unrest(self) -> str:
         """What still keeps peace from the mesh: in the end no engine holds anything."""
-        if why := super().unrest():
+        if why := super().unrest() or self._engines_busy():
+            self.caches.restless()
             return why
+        return self.caches.unrest()
+
+    def _engines_busy(self) -> str:
         for process in self.processes():
-            if isinstance(process, Worker):
-                load = process.engine.load()
-                if load.running or load.waiting or load.blocks_used or process.host.core.runs:
-                    return f"the engine of {process.label} still has {load}, {list(process.host.core.runs)}"
-                if rooms := process.host.core.handing.rooms.all:
-                    return f"{process.label} still has {len(rooms)} rooms, {list(rooms.values())[:3]}"
+            busy: Callable[[], str] | None = getattr(process, "busy", None)
+            if busy is not None and (why := busy()):
+                return f"{process.label} still has {why}"
         return ""
 
     def departed(self, process: Process) -> None:
         """It has said Bye; it stays until what it has kept for others was fetched, or nobody came for it."""
-        if isinstance(process, Worker) and process.host.core.handing.offers and process.alive:
+        if getattr(process, "promises", False) and process.alive:
             process.departed = True
             self.clock.at(self.clock.now + STAY_S, self.departed, process)
         else:

@@ -7,10 +7,15 @@ between such places, one after the other. Whose pattern we do not know is not cu
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
+from string import ascii_letters
 from typing import Any
 
-WORDS_MAX = 65_536  # pieces remembered, 200 bytes each: the words of a language that are in use
+WORDS_MAX = 65_536  # pieces remembered, 300 bytes each: the words of a language that are in use
+FEW = 8  # one word in so many may be unknown, or none, before pieces are looked for in all of a text
 WORD_CHARS_MAX = 48  # longer pieces hardly come again
+_LETTERS = frozenset(ascii_letters)
+_DIGITS = re.compile("[0-9]{5}")  # long numbers hardly come again
 _PLACE = re.compile(r"(?<=[A-Za-z])(?= [A-Za-z])")
 _WORD = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -54,25 +59,65 @@ class Words:
 
     def __init__(self, encode: Encode) -> None:
         self._encode = encode
-        self._known: dict[str, Sequence[int]] = {}
+        self._forget()
 
     def encode(self, text: str) -> list[int]:
-        """The tokens of a text."""
-        known = self._known
-        pieces = _PLACE.split(text)
-        found = [known.get(piece) for piece in pieces]
-        if None in found:
-            self._learn([piece for piece, tokens in zip(pieces, found, strict=True) if tokens is None], pieces, found)
-        made: list[int] = []
-        for tokens in found:
-            made += tokens  # type: ignore[arg-type]
-        return made
+        """The tokens of a text. Mostly its words are known, so what is common is done for all of them at once."""
+        words = text.split(" ")
+        found: list[Sequence[int] | None] = [*map(self._spaced.get, words)]
+        found[0] = None  # no space stands before it
+        if found.count(None) > len(words) // FEW:
+            return self._pieces(text)
+        self._fill(words, found)
+        return [*chain.from_iterable(found)]  # type: ignore[arg-type]
 
-    def _learn(self, missing: list[str], pieces: Sequence[str], found: list[Sequence[int] | None]) -> None:
+    def _fill(self, words: Sequence[str], found: list[Sequence[int] | None]) -> None:
+        """Where words are not known, or are no words: each such stretch as a whole, from one place to another."""
+        end = 0
+        for at in [index for index, tokens in enumerate(found) if tokens is None]:
+            if at < end:
+                continue
+            start = at - (at > end and words[at][:1] not in _LETTERS)
+            end = self._until(at + 1, words, found)
+            found[start] = self._pieces(" " * (start > 0) + " ".join(words[start:end]))
+            found[start + 1 : end] = [()] * (end - start - 1)
+
+    def _until(self, end: int, words: Sequence[str], found: Sequence[Sequence[int] | None]) -> int:
+        """The first word from `end` on that is known, and begins behind a place."""
+        while end < len(words):
+            if found[end] is not None and words[end - 1][-1:] in _LETTERS and words[end][:1] in _LETTERS:
+                break
+            end += 1
+        return end
+
+    def _pieces(self, text: str) -> list[int]:
+        """The tokens of a stretch, piece by piece."""
+        pieces = _PLACE.split(text)
+        found = [*map(self._known.get, pieces)]
+        if None in found:
+            self._learn(pieces, found)
+        return [*chain.from_iterable(found)]  # type: ignore[arg-type]
+
+    def _learn(self, pieces: Sequence[str], found: list[Sequence[int] | None]) -> None:
+        missing = [*dict.fromkeys(piece for piece, tokens in zip(pieces, found, strict=True) if tokens is None)]
         new = dict(zip(missing, self._encode(missing), strict=True))
         for index, tokens in enumerate(found):
             if tokens is None:
                 found[index] = new[pieces[index]]
         if len(self._known) + len(new) > WORDS_MAX:
-            self._known = {}
-        self._known |= {piece: tokens for piece, tokens in new.items() if len(piece) <= WORD_CHARS_MAX}
+            self._forget()
+        for piece, tokens in new.items():
+            if len(piece) <= WORD_CHARS_MAX and not _DIGITS.search(piece):
+                self._remember(piece, tokens)
+
+    def _remember(self, piece: str, tokens: Sequence[int]) -> None:
+        word = piece[1:]
+        self._known[piece] = tokens
+        if piece.startswith(" ") and " " not in word and word[:1] in _LETTERS and word[-1:] in _LETTERS:
+            self._spaced[word] = tokens
+
+    def _forget(self) -> None:
+        self._known: dict[str, Sequence[int]] = {}
+        self._spaced: dict[
+            str, Sequence[int]
+        ] = {}  # those of them that are a word between two places, without its space

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from xxhash import xxh3_128
 
+ENDINGS = (".safetensors", ".bin", ".gguf", ".pt", ".pth")  # of files that hold weights
 PLACES = 256  # of each file
 PLACE_BYTES = 4096
 
@@ -15,7 +16,7 @@ PLACE_BYTES = 4096
 def mark_of(folder: Path) -> str:
     """Of all weights in a model's directory; they may be moved, but not be others."""
     mark = xxh3_128()
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in sorted(path for path in folder.iterdir() if path.suffix in ENDINGS):
         size = path.stat().st_size
         mark.update(f"{path.name} {size} ".encode())
         with path.open("rb") as file:

@@ -78,6 +78,15 @@ def test_each_shape_has_its_nodes(topology: str, more: dict[str, int], names: st
         assert (f"--role {kind}" in words) == apart
 
 
+def test_what_stands_behind_a_second_pair_of_dashes_is_for_the_engine() -> None:
+    words = ("--slots", "3", "--", "--max-num-seqs", "8")
+    places = up.places_of(UpFlags(topology="pd", engine="vllm"), 8123, (), words, "box-7")
+    found = {place.name: " ".join(place.command[4:]) for place in places}
+    ours = "--engine vllm --slots 3 --role"
+    assert found["prefill-1"] == f"worker --name prefill-1@box-7 {ours} prefill -- --max-num-seqs 8"
+    assert found["decode-1"] == f"worker --name decode-1@box-7 {ours} decode -- --max-num-seqs 8"
+
+
 def test_only_flags_that_were_given_are_passed_on(parser: argparse.ArgumentParser) -> None:
     given = parser.parse_args(["--mesh", "blue", "--drain-s", "3", "--workers", "2", "--", "--speedup", "0"])
     assert up.mesh_words(given) == ("--mesh", "blue", "--drain-s", "3.0")

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import pytest
 from msgspec import Struct
 from msgspec.structs import fields
 
-from launch import worker
+from launch import cli, worker
+from launch.codes import Exit
 from launch.flags_drain import DRAIN_HELP, DrainFlags
 from launch.flags_router import ROUTER_HELP, RouterFlags
 from launch.flags_worker import WORKER_HELP, WorkerFlags
@@ -48,6 +50,12 @@ def test_variables_are_read_as_flags_are() -> None:
     [
         (WorkerFlags, {"queue": -1}, "--queue is -1"),
         (WorkerFlags, {"threads": -1}, "--threads is -1"),
+        (WorkerFlags, {"start_s": -1.0}, "--start-s is -1.0: it must be seconds"),
+        (WorkerFlags, {"native": ("--a",)}, "--native is for --engine vllm or sglang or trtllm, not numpy"),
+        (WorkerFlags, {"engine": "openai"}, "--url is '': it must be the server's OpenAI-compatible URL"),
+        (WorkerFlags, {"engine": "openai", "url": "http://x/v1", "role": "decode"}, "is for --role worker, not decode"),
+        (WorkerFlags, {"url": "http://x/v1"}, "--url is for --engine openai, not numpy"),
+        (WorkerFlags, {"engine": "openai", "url": "http://x", "kv_disk": "/tmp:1"}, "--kv-disk is for --engine numpy"),
         (WorkerFlags, {"engine": "x"}, "--engine is 'x'"),
         (RouterFlags, {"policy": "best"}, "--policy is 'best': it must be one of kv, round-robin, random"),
         (RouterFlags, {"policy": "direct"}, "--policy is 'direct'"),
@@ -90,3 +98,23 @@ def test_a_load_that_fails_is_not_done(capsys: pytest.CaptureFixture[str]) -> No
 def test_a_folder_that_is_not_there_is_said_before_anything_is_loaded(tmp_path: Path) -> None:
     with pytest.raises(ModelRefused, match="is not there"):
         worker.main(argparse.Namespace(model=str(tmp_path / "x")))
+
+
+def test_what_hangs_while_it_starts_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(worker, "STILL_S", 0.001)
+    ended, codes = threading.Event(), []
+    monkeypatch.setattr(worker.os, "_exit", lambda code: (codes.append(code), ended.set()))
+    with worker._progress("a model", 0.0):
+        assert ended.wait(10)
+    assert codes[0] == Exit.INTERNAL
+    assert "wiremesh: the engine has not started within 0 s" in capsys.readouterr().err
+
+
+def test_what_stands_behind_two_dashes_is_for_the_engine() -> None:
+    words = ["worker", "--engine", "vllm", "--native=-O", "--slots", "3", "--", "--max-num-seqs", "8"]
+    flags = worker.given(cli._parser().parse_args(words))
+    found = collect(WorkerFlags, flags, {}, "worker")
+    assert (found.engine, found.slots, found.native) == ("vllm", 3, ("-O", "--max-num-seqs", "8"))
+    assert "native" not in worker.given(cli._parser().parse_args(["worker", "--engine", "sim"]))

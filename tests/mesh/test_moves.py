@@ -74,6 +74,9 @@ def test_tokens_go_on_from_the_last_one_delivered(wire: Wire, count: int) -> Non
     wire.tell(other, Produced(start.leg, tokens=[7]))
     wire.settle()
     assert wire.delivered(client, request) == [*made, 7]
+    finish(wire, other)
+    ended = wire.finished(client, request)
+    assert ended is not None and ended.moved_at == (count,), "from here on the tokens are somebody else's"
 
 
 def test_what_cannot_resume_ends_as_lost_and_says_why(wire: Wire) -> None:

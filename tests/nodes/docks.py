@@ -16,7 +16,7 @@ class Pull:
 
     def __init__(self, room: Room, wanted: Handle) -> None:
         self.room, self.wanted = room, wanted
-        self.position = 0
+        self.position = room.start
         self.cancelled = False
 
 
@@ -29,6 +29,7 @@ class SimDock:
         self.offers: dict[int, int] = {}  # how many bytes are ready, by room
         self.closing: dict[int, str] = {}
         self.pulls: dict[int, Pull] = {}
+        self.pulled_bytes = 0
         self.complaints: list[str] = []
         self.refuses = False
         self._docks = docks
@@ -97,7 +98,8 @@ class SimDock:
 
     def _moves(self, pull: Pull) -> bool:
         """Whether it waits for nobody."""
-        return pull.cancelled or self._ready(pull) != pull.position
+        ready = self._ready(pull)
+        return pull.cancelled or ready < 0 or ready > pull.position
 
     def _ready(self, pull: Pull) -> int:
         owner = self._docks.get(pull.wanted.plane)
@@ -110,7 +112,7 @@ class SimDock:
             handing.pulled(number, pull.position, False)
             return
         owner = self._docks[pull.wanted.plane]
-        position = random.randint(pull.position, ready)
+        position = random.randint(pull.position, max(pull.position, ready))
         self._copy(pull, owner, position)
         handing.progressed(number, position)
         if position == pull.wanted.size:
@@ -129,4 +131,5 @@ class SimDock:
         )
         for start, into, length in pair(source, target, pull.position, position):
             self.memory[into : into + length] = owner.memory[start : start + length]
+            self.pulled_bytes += length
         pull.position = position

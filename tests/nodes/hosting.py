@@ -11,7 +11,7 @@ from nodes.engines.scheduler import Limits
 from nodes.engines.sim import Settings, SimEngine, continuation
 from nodes.engines.timing import Timing
 from nodes.generation import Generation
-from nodes.host_core import PacedHost
+from nodes.paced import PacedHost
 
 RANGE = (20, 119)
 CONTEXT = 64

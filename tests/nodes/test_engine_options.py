@@ -10,7 +10,7 @@ from nodes.engines.timing import Timing
 from nodes.transfer.causes import Way
 
 MISTAKES: list[tuple[dict[str, Any], str]] = [
-    ({"engine": "cuda"}, "--engine is 'cuda': it must be numpy, transformers or sim"),
+    ({"engine": "cuda"}, "--engine is 'cuda': it must be numpy, transformers, sim, openai"),
     ({"slots": -1}, "--slots is -1"),
     ({"slots": 100_000}, "--slots is 100000: it must be between 0 and 4096"),
     ({"context": -5}, "--context is -5"),

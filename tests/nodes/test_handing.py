@@ -1,6 +1,5 @@
 """Handing over between hosts, in whatever order things happen: the same tokens, one end for each leg, no leaks."""
 
-from functools import partial
 from math import inf
 from random import Random
 
@@ -8,222 +7,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesh.core import Event, Failed, Finished, Go, Halt, Hint, Leg, Prepared, Start, Stepped, Yielded
+from mesh.core import Event, Failed, Finished, Halt, Hint, Leg, Start
 from nodes import generation, parcels
 from nodes.engines.sim import continuation
 from nodes.generation import Generation
-from nodes.handing import PATIENCE_S, Handing
-from nodes.host_core import PacedHost
+from nodes.handing import PATIENCE_S
 from nodes.names import PREFILL
+from nodes.paced import PacedHost
 from nodes.parcels import Parcel
 from nodes.rooms import Room
 from nodes.transfer.layout import Layout
 from proto.errors import Reason
 from tests.nodes.docks import Docks, SimDock
+from tests.nodes.handing_world import TURNS_MAX, Asked, Machine, World
 from tests.nodes.hosting import AT_ONCE, RANGE, engine_of
-
-TURNS_MAX = 5_000
-
-
-class Machine:
-    """A worker: its engine, its host, its plane."""
-
-    def __init__(self, number: int, docks: Docks, blocks: int, block_tokens: int, digest: str = "") -> None:
-        self.number = number
-        self.engine = engine_of(AT_ONCE, block_tokens=block_tokens, blocks=256 // block_tokens, slots=3, step_tokens=5)
-        layout = self.engine.start().layout
-        assert layout is not None
-        self.dock = SimDock(number, layout, blocks, docks)
-        self.handing = Handing(layout, digest)
-        self.handing.rooms.open(self.dock, blocks)
-        self.host = PacedHost(self.engine, handing=self.handing)
-
-    def at_rest(self) -> None:
-        load = self.engine.load()
-        assert load.running == load.waiting == load.blocks_used == 0 and not self.host.core.runs
-        assert not self.handing.sides and not self.handing.rooms.all, "a room is left"
-        assert self.handing.rooms.bank.used == 0 and self.handing.deadline() == inf
-        assert not self.dock.offers and not self.dock.pulls and not self.dock.closing
-
-
-class Asked:
-    """A request, and the legs that it has now."""
-
-    def __init__(self, number: int, prompt: list[int], count: int) -> None:
-        self.number, self.prompt, self.count = number, prompt, count
-        self.tokens: list[int] = []
-        self.feeder: tuple[Machine, Leg] | None = None
-        self.holder: tuple[Machine, Leg] | None = None
-        self.awaits = False
-        self.fed_from = 0
-        self.done = False
-
-
-class World:
-    """Some workers, and whoever owns all requests."""
-
-    def __init__(self, random: Random, block_tokens: list[int], blocks: int) -> None:
-        self.random = random
-        self.docks: Docks = {}
-        self.blocks, self.block_tokens = blocks, block_tokens
-        self.machines = [Machine(number, self.docks, blocks, size) for number, size in enumerate(block_tokens)]
-        self.asked: list[Asked] = []
-        self.legs: dict[Leg, tuple[Asked, Machine]] = {}
-        self.now, self.attempts = 100.0, 0
-
-    # --- The owner ---
-
-    def ask(self, prompt: list[int], count: int, apart: bool) -> None:
-        asked = Asked(len(self.asked), prompt, count)
-        self.asked.append(asked)
-        self.place(asked, apart)
-
-    def place(self, asked: Asked, apart: bool, handle: bytes = b"", without: Machine | None = None) -> None:
-        machine = self.random.choice([one for one in self.machines if one is not without])
-        asked.awaits = False
-        if apart:
-            asked.feeder = machine, self.start(asked, machine, PREFILL + "x", [], False)
-        else:
-            asked.holder = machine, self.start(asked, machine, "generate/x", [handle] if handle else [], False)
-
-    def start(self, asked: Asked, machine: Machine, endpoint: str, handles: list[bytes], awaits: bool) -> Leg:
-        self.attempts += 1
-        leg = Leg(7, asked.number, self.attempts)
-        self.legs[leg] = asked, machine
-        payload = generation.encode(Generation(asked.count))
-        tokens = list(asked.tokens)
-        begin = Start(leg, endpoint, payload, asked.prompt, len(tokens), tokens, b"", inf, "", {}, handles, awaits)
-        for event in machine.host.start(begin, self.now):
-            self.post(machine, event)
-        return leg
-
-    def post(self, machine: Machine, event: Event) -> None:
-        match event:
-            case Stepped():
-                for leg, tokens, _ in event.made:
-                    if leg in self.legs:
-                        asked = self.legs[leg][0]
-                        assert not (asked.awaits and asked.holder and asked.holder[1] == leg), "a unit before Go"
-                        asked.tokens += tokens
-            case Prepared():
-                self.prepared(event)
-            case Finished() | Failed() | Yielded() if event.leg in self.legs:
-                asked, _ = self.legs.pop(event.leg)
-                self.ended(asked, event)
-
-    def prepared(self, event: Prepared) -> None:
-        asked, feeder = self.legs[event.leg]
-        assert asked.feeder is None or asked.feeder[1] == event.leg
-        asked.feeder = feeder, event.leg
-        machine = self.random.choice([one for one in self.machines if one is not feeder])
-        asked.awaits, asked.fed_from = True, len(asked.tokens)
-        asked.holder = machine, Leg(7, asked.number, self.attempts + 1)
-        self.start(asked, machine, "generate/x", [event.handle], True)
-
-    def ended(self, asked: Asked, event: Finished | Failed | Yielded) -> None:
-        assert not isinstance(event, Failed), event
-        if asked.feeder is not None and asked.feeder[1] == event.leg:
-            asked.feeder = None
-            self.feeder_over(asked)
-            return
-        machine = asked.holder[0] if asked.holder else None
-        asked.holder = None
-        if isinstance(event, Finished):
-            assert event.reason is Reason.LENGTH
-            asked.done = True
-            if asked.feeder is not None:
-                self.forget(asked.feeder)
-        elif asked.feeder is not None:  # halted while it was fed
-            self.forget(asked.feeder)
-            asked.feeder = None
-            self.place(asked, False, event.handle, machine)
-        else:
-            self.place(asked, False, event.handle, machine)
-
-    def feeder_over(self, asked: Asked) -> None:
-        if asked.holder is not None:
-            asked.awaits = False
-            machine, leg = asked.holder
-            machine.host.go(Go(leg, asked.fed_from, asked.tokens[asked.fed_from :]), self.now)
-        elif not asked.done:
-            self.place(asked, False)
-
-    def forget(self, party: tuple[Machine, Leg]) -> None:
-        """Kill a leg, and hear no more of it."""
-        machine, leg = party
-        self.legs.pop(leg, None)
-        for event in machine.host.halt(Halt(leg), self.now):
-            self.post(machine, event)
-
-    # --- What may happen ---
-
-    def halt(self, keep: bool) -> None:
-        parties = [asked.holder for asked in self.asked if asked.holder is not None]
-        if parties:
-            machine, leg = self.random.choice(parties)
-            machine.host.halt(Halt(leg, keep), self.now)
-
-    def lose_feeder(self) -> None:
-        fed = [asked for asked in self.asked if asked.feeder is not None]
-        if fed:
-            asked = self.random.choice(fed)
-            assert asked.feeder is not None
-            self.forget(asked.feeder)
-            asked.feeder = None
-            self.feeder_over(asked)
-
-    def crash(self) -> None:
-        """A worker dies, and another takes its place."""
-        index = self.random.randrange(len(self.machines))
-        dead = self.machines[index]
-        del self.docks[dead.number]
-        size = self.block_tokens[index]
-        self.machines[index] = Machine(dead.number + 10, self.docks, self.blocks, size)
-        for leg in [leg for leg, (_, machine) in self.legs.items() if machine is dead]:
-            asked, _ = self.legs.pop(leg)
-            if asked.feeder is not None and asked.feeder[1] == leg:
-                asked.feeder = None
-                self.feeder_over(asked)
-            elif asked.holder is not None and asked.holder[1] == leg:
-                asked.holder = None
-                if asked.feeder is not None:
-                    self.forget(asked.feeder)
-                    asked.feeder = None
-                self.place(asked, self.random.random() < 0.5)
-
-    def turn(self, broken: float = 0.0) -> bool:
-        """Everybody, in any order; whether anybody had something to do."""
-        busy = False
-        for machine in self.random.sample(self.machines, len(self.machines)):
-            if machine.host.deadline() <= self.now and self.random.random() < 0.7:
-                machine.host.turn(self.now, partial(self.post, machine))
-            busy |= machine.dock.move(machine.handing, self.random, broken) or machine.host.deadline() <= self.now
-            machine.host.check()
-            machine.engine.check()
-        if not busy:
-            due = min([machine.host.deadline() for machine in self.machines])
-            self.now = max(self.now, due) if due < inf else self.now
-            return due < inf
-        return True
-
-    def expire(self) -> bool:
-        """What nobody came for; whether there was something."""
-        found = [machine for machine in self.machines if machine.dock.offers]
-        for machine in found:
-            machine.dock.expire(self.random)
-        return bool(found)
-
-    def finish(self) -> None:
-        for _ in range(TURNS_MAX):
-            if not self.turn() and not self.expire():
-                break
-        else:
-            raise AssertionError("it never ends")
-        for asked in self.asked:
-            assert asked.done and asked.tokens == continuation(asked.prompt, asked.count, RANGE)
-        for machine in self.machines:
-            machine.at_rest()
-
 
 HAPPENINGS = ["ask", "turn", "turn", "turn", "halt", "keep", "lose_feeder", "crash", "expire", "cramped", "patience"]
 
@@ -241,7 +38,9 @@ def test_any_order_gives_the_same_tokens_and_leaks_nothing(
     for what in ["ask", *happenings]:
         match what:
             case "ask":
-                prompt = [random.randint(*RANGE) for _ in range(random.randint(1, 30))]
+                earlier = random.choice(world.asked).prompt if world.asked and random.random() < 0.5 else []
+                fresh = [random.randint(*RANGE) for _ in range(random.randint(1, 12))]
+                prompt = [*earlier[: random.randint(0, 24)], *fresh]
                 world.ask(prompt, random.randint(1, 20), random.random() < 0.7)
             case "turn":
                 world.turn(broken=0.1)
@@ -280,6 +79,26 @@ def test_a_prompt_is_computed_once_and_its_cache_moves() -> None:
     assert feeds.handing.counts["fetched"] == 1 == fed.handing.counts["pulled"]
 
 
+@pytest.mark.parametrize("sizes", [[4, 4], [4, 2], [2, 4]])
+def test_what_the_cache_has_is_not_pulled_again(sizes: list[int]) -> None:
+    """A second turn of a conversation, between the same two: only what is new of it moves."""
+    world = World(Random(1), sizes, 60)
+    feeds, fed = world.machines
+    prompt, moved = list(range(20, 50)), []
+    for _ in range(2):
+        asked = Asked(len(world.asked), prompt, 8)
+        world.asked.append(asked)
+        asked.feeder = feeds, world.start(asked, feeds, PREFILL + "x", [], False)
+        world.finish()
+        moved.append(fed.dock.pulled_bytes)
+        assert fed.host.core.counts.prefilled_tokens == 0
+        prompt = [*prompt, *asked.tokens, 60, 61, 62]
+    block = fed.dock.layout.block_bytes // sizes[1]  # of a position
+    assert block * 30 <= moved[0] <= block * 32, "30 positions in whole blocks"
+    assert moved[1] - moved[0] <= block * 12, "41 positions, of which 36 were there"
+    assert fed.handing.spared_positions >= 32 and fed.handing.landed_positions <= 30 + 9
+
+
 def test_who_leaves_hands_over_what_it_has() -> None:
     world = World(Random(2), [4, 8], 60)
     world.ask(list(range(20, 50)), 20, apart=False)
@@ -292,6 +111,33 @@ def test_who_leaves_hands_over_what_it_has() -> None:
     [other] = [machine for machine in world.machines if machine is not leaves]
     assert other.host.core.counts.prefilled_tokens == 0, "nothing is computed twice"
     assert leaves.handing.counts["fetched"] == 1
+
+
+def test_who_loses_its_room_hands_over_what_it_had() -> None:
+    """Two sequences of 40 positions meet in a cache of 64: one moves, and nothing of it is computed again."""
+    world = World(Random(2), [4, 8], 60)
+    crowded, other = world.machines
+    crowded.engine = crowded.host.engine = engine_of(AT_ONCE, blocks=16, slots=3, hand_over=True)
+    for number in range(2):
+        asked = Asked(number, [20 + number] * 10, 30)
+        world.asked.append(asked)
+        asked.holder = crowded, world.start(asked, crowded, "generate/x", [], False)
+    world.finish()
+    assert crowded.host.core.counts.outcomes["preempted"] == 1 and crowded.handing.counts["fetched"] == 1
+    assert other.host.core.counts.prefilled_tokens == 0 < other.handing.landed_positions
+
+
+def test_who_loses_its_room_and_finds_none_to_save_it_moves_at_once() -> None:
+    world = World(Random(2), [4, 4], 0)
+    crowded, other = world.machines
+    crowded.engine = crowded.host.engine = engine_of(AT_ONCE, blocks=16, slots=3, hand_over=True)
+    for number in range(2):
+        asked = Asked(number, [20 + number] * 10, 30)
+        world.asked.append(asked)
+        asked.holder = crowded, world.start(asked, crowded, "generate/x", [], False)
+    world.finish()
+    assert crowded.handing.counts["no_room"] == 1 and other.host.core.counts.prefilled_tokens > 10
+    assert not crowded.engine._scheduler._kept, "nobody will ask for it"
 
 
 def test_a_silent_pull_is_given_up() -> None:

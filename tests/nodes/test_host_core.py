@@ -217,6 +217,33 @@ def test_log_probabilities_are_one_item_per_token() -> None:
     assert play.items[other] == []
 
 
+def test_a_vector_is_the_one_unit_of_its_leg() -> None:
+    core = HostCore()
+    start = start_of(0, [1, 2], [], Generation(embeds=True, dimensions=3))
+    assert core.start(start, 0.0) == []
+    [job] = core.commands
+    assert isinstance(job, Job) and job.embeds and job.dimensions == 3
+    step = Step([Output(start.leg, ending=Ending.STOP, vector=b"1234")], wait_s=1.0)
+    assert core.ended_before(step) == [], "it is not over before its step is"
+    told = core.stepped(step, 1.0)
+    assert told == [Stepped([(start.leg, (), (b"1234",))], []), Finished(start.leg)]
+    core.check()
+
+
+@pytest.mark.parametrize("dimensions", [-1, 10**6])
+def test_a_vector_of_no_size_is_refused(dimensions: int) -> None:
+    [failed] = HostCore().start(start_of(0, [1], [], Generation(embeds=True, dimensions=dimensions)), 0.0)
+    assert isinstance(failed, Failed) and failed.reason is Reason.INVALID and "dimensions" in failed.text
+
+
+def test_an_engine_that_generates_makes_no_embeddings() -> None:
+    play = Play(engine_of())
+    leg = play.start(start_of(0, [1, 2], [], Generation(embeds=True)))
+    play.finish()
+    end = play.ends[leg]
+    assert isinstance(end, Failed) and end.reason is Reason.INVALID and "no embeddings" in end.text
+
+
 def test_what_was_found_in_the_cache_is_told_once() -> None:
     play = Play(engine_of())
     prompt = list(range(1, 14))

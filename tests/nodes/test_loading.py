@@ -53,7 +53,7 @@ def test_a_simulated_engine_says_tokens_that_are_text(tmp_path: Path) -> None:
 def test_the_files_are_named_by_their_content(tmp_path: Path) -> None:
     path = model_folder(tmp_path / "tiny")
     loaded = loading.load(EngineOptions(str(path), engine="sim"))
-    assert loaded.card.digest == digest(ModelFiles(**loaded.contents))
+    assert loaded.card.files_digest == digest(ModelFiles(**loaded.contents))
     assert loaded.card.files == {name: len(content) for name, content in loaded.contents.items() if content}
     assert "chat_template" not in loaded.card.files
     (path / "chat_template.jinja").write_text("{{ messages }}")

@@ -44,6 +44,7 @@ class Serving:
         self.folder = folder
         self.model = model_folder(folder / "tiny")
         self.join = f"dir:{runtime}"
+        self.apart = False  # each process is on a host of its own, as far as it can tell: no sockets in a directory
         self._stack = stack
 
     @contextmanager
@@ -58,7 +59,11 @@ class Serving:
 
     def start(self, command: str, *words: object) -> Child:
         """One process."""
-        return self._stack.enter_context(Child("-m", "launch.cli", command, "--join", self.join, *words))
+        own = (
+            {"XDG_RUNTIME_DIR": tempfile.mkdtemp(prefix="wm", dir=os.environ["XDG_RUNTIME_DIR"])} if self.apart else {}
+        )
+        child = Child("-m", "launch.cli", command, "--join", self.join, *words, environment=own)
+        return self._stack.enter_context(child)
 
     def worker(self, name: str, *words: object, serves: str = MODEL) -> Child:
         """A simulated worker, not waited for."""
@@ -192,7 +197,7 @@ def chat(text: str = "hello world", tokens: int = 40, **more: Any) -> dict[str, 
     return {"model": MODEL, "messages": [{"role": "user", "content": text}], "max_tokens": tokens, **more}
 
 
-def random_model(path: Path) -> Path:
+def random_model(path: Path, seed: int = 7) -> Path:
     """A directory with weights that mean nothing, of the tiny tokenizer's size: a real computation, in no time."""
     model_folder(path)
     width, inner, layers, vocabulary = 64, 96, 2, byte_level().vocabulary
@@ -224,7 +229,7 @@ def random_model(path: Path) -> Path:
             "post_attention_layernorm": (),
         }
         shapes |= {f"model.layers.{layer}.{name}.weight": shape for name, shape in parts.items()}
-    draw = np.random.default_rng(7)
+    draw = np.random.default_rng(seed)
     tensors = {
         name: draw.normal(0, 1.5 / shape[-1] ** 0.5, shape).astype("<f4") if shape else np.ones(width, "<f4")
         for name, shape in shapes.items()

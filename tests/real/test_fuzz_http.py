@@ -167,7 +167,7 @@ def test_headers(house: House) -> None:
 
 def test_methods_and_paths(house: House) -> None:
     port = house.front.port
-    posts = (CHAT, COMPLETIONS, "/tokenize", "/v1/detokenize")
+    posts = (CHAT, COMPLETIONS, "/v1/embeddings", "/tokenize", "/v1/detokenize")
     gets = ("/", "/health", "/live", "/v1/models", "/metrics", "/version", "/openapi.json", "/docs")
 
     async def main() -> None:

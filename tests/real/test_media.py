@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from launch.demo_model.senses import make
+from mesh.security import create_key
 from tests.nodes.media.samples import animation, picture, png_that_says, tone, wav
 from tests.real.processes import PATIENCE_S, Child
 from tests.real.raw_http import CHAT, Told, ask
@@ -131,6 +132,29 @@ def test_every_topology_says_the_same(tmp_path: Path, model: Path) -> None:
             told[topology] = [there.says(*parts, **more) for parts, more in REQUESTS]
     assert len(set(told["agg"])) == len(REQUESTS), "each is something else to the model"
     assert all(texts == told["agg"] for texts in told.values()), told
+
+
+def test_pictures_travel_over_tcp_under_the_key_of_the_mesh(tmp_path: Path, model: Path) -> None:
+    """Frontend to encoder to prefill to decode, none of which could reach another by a socket in a directory."""
+    (tmp_path / "plain").mkdir()
+    with place(tmp_path / "plain", model) as there:
+        there.worker("worker")
+        there.front()
+        plain = [there.says(*parts, **more) for parts, more in REQUESTS]
+    key = tmp_path / "lab.key"
+    create_key(key, "lab")
+    (tmp_path / "keyed").mkdir()
+    with place(tmp_path / "keyed", model) as there:
+        there.there.apart = True
+        keyed = ("--mesh", "lab", "--key", key, "--listen", "tcp://127.0.0.1:0")
+        for role in ("encoder", "prefill", "decode"):
+            there.worker(role, "--transports", "bulk", *keyed)
+        there.router("--disagg-tokens", 0, *keyed)
+        there.front(*keyed)
+        assert [there.says(*parts, **more) for parts, more in REQUESTS] == plain
+        assert there.metric("wiremesh_media_parts_total{", 'result="encoded"') > 0
+        assert there.metric("wiremesh_transfer_received_bytes_total{", 'way="bulk"') > 0
+        assert there.metric("wiremesh_transfer_received_bytes_total{", 'way="shared"') == 0
 
 
 def test_a_known_picture_is_read_once_and_an_encoder_may_die(tmp_path: Path, model: Path) -> None:

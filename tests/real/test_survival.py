@@ -56,6 +56,7 @@ FLAGS = {
     "hang": ("--fault", "hang"),
     "crash": ("--fault", "crash"),
     "sigterm": ("--drain-s", 0.2),
+    "drain": ("--decode-ms", "0:15"),  # a command takes its time to start: its streams are to be there still
     "room": ("--blocks", 60, "--hand-over"),
 }
 SIGNALS = {

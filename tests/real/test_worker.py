@@ -123,7 +123,7 @@ def test_the_model_travels_through_the_mesh(place: Place) -> None:
             contents[name] = b"".join(await asked(actor, names.FILE, node, FileRequest(name)))
             assert len(contents[name]) == size
         files = ModelFiles(**contents)
-        assert digest(files) == card.digest
+        assert digest(files) == card.files_digest
         assert Tokenizer(files).vocabulary == card.engine.vocabulary
         with pytest.raises(Exception, match="'weights' is no file of a model: there are tokenizer"):
             await asked(actor, names.FILE, node, FileRequest("weights"))

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -16,21 +17,23 @@ from mesh.simulation.plan import Fault, Work, from_json, to_json
 from mesh.simulation.violation import Violation
 from nodes.engines.contract import Ending, Job
 from nodes.generation import encode_logprobs, job_of
-from nodes.simulation import faults, plan, plots
+from nodes.simulation import faults, plan, planes, plots
 from nodes.simulation.caller import ServingStream
 from nodes.simulation.draw import PROFILES, draw
 from nodes.simulation.mutations import MUTATIONS
-from nodes.simulation.plan import FRONTEND, POISON, ROUTER, WORKER, ServingCall, ServingPlace, ServingPlan
+from nodes.simulation.plan import ENCODER, FRONTEND, POISON, ROUTER, WORKER, ServingCall, ServingPlace, ServingPlan
 from nodes.simulation.retries import BURST, Retries
+from nodes.simulation.seeing import Encoder, SeeingWorker, SeeingWorld
 from nodes.simulation.stage import STAGE
 from nodes.simulation.worker import WatchedEngine, digest
 from nodes.simulation.world import ServingWorld
+from nodes.transfer.handle import Handle
 from proto.errors import Reason
 from proto.messages import Error, Role
 
 ROOT = Path(__file__).parents[2]
 SEEDS = 12
-MUTANTS_MIN = 100  # with those of the mesh
+MUTANTS_MIN = 145  # with those of the mesh
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -60,9 +63,15 @@ def test_everything_is_drawn() -> None:
     kinds = {fault.kind for one in drawn for fault in one.faults}
     assert kinds >= {*faults.SIMPLE} - {"router"} | {"drop_after_accept", "drop_after_go"}
     calls = [call for one in drawn for call in one.calls]
-    for trait in ("poison", "wrong", "cancel", "timeout_s", "stall_s", "salt", "routed", "heeds_end", "pace_ms"):
+    for trait in (
+        *("poison", "wrong", "cancel", "timeout_s", "stall_s", "salt", "routed", "heeds_end", "pace_ms"),
+        *("pictures", "spoilt", "wishes", "session"),
+    ):
         assert len({bool(getattr(call, trait)) for call in calls}) == 2, trait
-    assert {place.kind for one in drawn for place in one.places} == {WORKER, FRONTEND, ROUTER}
+    places = [place for one in drawn for place in one.places]
+    for trait in ("sees", "blind", "tells", "untold", "queue_steps", "staging", "splits"):
+        assert len({bool(getattr(place, trait)) for place in places}) == 2, trait
+    assert {place.kind for place in places} == {WORKER, FRONTEND, ROUTER, ENCODER}
     assert {sum(place.kind == ROUTER for place in one.places) for one in drawn} == {0, 1, 2}
 
 
@@ -74,7 +83,7 @@ def test_every_plot_is_told(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for seed in range(60):
         draw(seed)
     assert told
-    result = ServingWorld(told[0]).run()
+    result = STAGE.world(told[0], None).run()
     assert not result.failed, f"{result.invariant}: {result.text}"
 
 
@@ -173,6 +182,88 @@ def test_preempted_streams_go_elsewhere_and_on() -> None:
     assert set(result.reasons) <= {"length", "unavailable"}
 
 
+ENDPOINTS = {"encoder": "encode/", "prefill": "prefill/"}
+
+
+def shown(number: int, pictures: list[int], at_s: float = 1.0) -> ServingCall:
+    showing = call(number, at_s)
+    showing.pictures, showing.wishes = pictures, True
+    return showing
+
+
+def seeing(calls: list[ServingCall], *faults_: Fault, encoders: int = 1, prefills: int = 0) -> ServingPlan:
+    """A mesh whose model takes pictures; its encoders live on place 4 and after it."""
+    planned = mesh(2, calls, *faults_)
+    for kind, count in (("encoder", encoders), ("prefill", prefills)):
+        for number in range(count):
+            place = ServingPlace(f"{kind}{number}", int(Role.WORKER), [f"{ENDPOINTS[kind]}a"], queue=24, engine=True)
+            place.kind, place.slots = (ENCODER if kind == "encoder" else WORKER), 64
+            planned.places = [*planned.places, place]
+    for place in planned.places:
+        place.sees, place.staging = place.kind in (WORKER, ROUTER), 60
+        place.splits = place.kind == ROUTER and prefills > 0
+        if place.kind in (FRONTEND, ROUTER):
+            place.wants = [*place.wants, *ENDPOINTS.values()]
+    return planned
+
+
+def seen(world: SeeingWorld) -> tuple[dict[str, int], int, int]:
+    """How its requests ended, and how many pictures its encoders have read, and its workers."""
+    result = world.run()
+    assert not result.failed, f"{result.invariant}: {result.text}"
+    read = {Encoder: 0, SeeingWorker: 0}
+    for process in world.processes():
+        if isinstance(process, Encoder | SeeingWorker):
+            read[type(process)] += process.embedder.figures["encoded"]
+    return result.reasons, read[Encoder], read[SeeingWorker]
+
+
+@pytest.fixture
+def lucky(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pulls neither break nor stop."""
+    monkeypatch.setattr(planes.SimPlane, "_unlucky", lambda plane, share: share == 1.0)
+
+
+@pytest.mark.usefixtures("lucky")
+@pytest.mark.parametrize("prefills", [0, 1])
+def test_encoders_read_pictures_once_and_workers_need_not_look(prefills: int) -> None:
+    calls = [shown(number, [number % 2, 3], 1.0 + number / 10) for number in range(1, 7)]
+    assert seen(SeeingWorld(seeing(calls, prefills=prefills))) == ({"length": 6}, 3, 0)
+
+
+@pytest.mark.usefixtures("lucky")
+def test_when_an_encoder_dies_its_requests_go_on() -> None:
+    calls = [shown(number, [number % 4], 1.0 + number / 100) for number in range(1, 9)]
+    planned = seeing(calls, Fault(1.1, "crash", 4, for_s=3.0), encoders=2)
+    planned.places[4].encode_ms = 200.0
+    reasons, _, _ = seen(SeeingWorld(planned))
+    assert reasons == {"length": 8}
+
+
+@pytest.mark.usefixtures("lucky")
+def test_an_embedding_that_never_comes_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After some time a worker looks for itself."""
+    world = SeeingWorld(seeing([shown(number, [number]) for number in range(1, 4)]))
+    pull = planes.SimPlane.pull
+
+    def stuck(plane: planes.SimPlane, wanted: Handle, *more: Any, **how: Any) -> int:
+        encoders = [process.node.settings.node for process in world.processes() if isinstance(process, Encoder)]
+        plane._stuck_share = 1.0 if wanted.node in encoders else 0.0
+        return pull(plane, wanted, *more, **how)
+
+    monkeypatch.setattr(planes.SimPlane, "pull", stuck)
+    reasons, encoded, looked = seen(world)
+    assert (reasons, encoded, looked) == ({"length": 3}, 3, 3)
+
+
+def test_a_spoilt_picture_is_its_askers_mistake() -> None:
+    spoilt, forged, good = (shown(number, [number]) for number in (1, 2, 3))
+    spoilt.spoilt, forged.spoilt = "bytes", "name"
+    result = SeeingWorld(seeing([spoilt, forged, good])).run()
+    assert not result.failed, f"{result.invariant}: {result.text}"
+    assert result.reasons == {"invalid": 2, "length": 1}
+
+
 # --- The judges ------------------------------------------------------------------------------------------------
 
 
@@ -223,7 +314,7 @@ def test_there_are_enough() -> None:
     assert len(names) == len(set(names)) >= MUTANTS_MIN
 
 
-@pytest.mark.parametrize("name", ["generated_forgotten", "suspect_not_asked", "router_herds"])
+@pytest.mark.parametrize("name", ["generated_forgotten", "suspect_not_asked", "router_herds", "embedded_untold"])
 def test_mutants_are_noticed(name: str) -> None:
     found = mutants.run(name, 60, STAGE.module)
     assert found["seed"] >= 0, found

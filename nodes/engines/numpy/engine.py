@@ -5,17 +5,20 @@ the batch, with how its prompt was cut, and with what was computed again. With `
 """
 
 import json
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from msgspec import Struct
+from msgspec.structs import replace
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
 from nodes.engines.below import Below
-from nodes.engines.contract import Card, EngineLoad, Job, Logprobs, Output, Step
+from nodes.engines.contract import ASLEEP, Card, EngineLoad, Job, Logprobs, Output, Step
+from nodes.engines.logits import LogitsProcessor, process
 from nodes.engines.media import misplaced
 from nodes.engines.numpy.attention import Span, runs_of
 from nodes.engines.numpy.config import Config, Unsupported, config_of, tokens_of
@@ -51,9 +54,13 @@ class NumpyEngine:
     """Keeps the contract of `nodes.engines.contract.Engine`."""
 
     def __init__(self, settings: Settings) -> None:
+        self.processors: Sequence[LogitsProcessor] = ()
         self._settings = settings
         self._model: Model | None = None
         self._scheduler: Scheduler | None = None
+        self._exchange: Any = None
+        self._again: Callable[[], Any] = _nothing  # the model, when it had been dropped
+        self._asleep = 0
         self._sees = False  # whether a job ever had pictures or sounds in its prompt
 
     def start(self) -> Card:
@@ -61,9 +68,11 @@ class NumpyEngine:
         config, eos_tokens = configuration(folder)
         token_bytes = 2 * 4 * config.layers * config.key_heads * config.head_width
         limits = limits_of(self._settings, config.vocabulary, config.context, token_bytes, eos_tokens)
-        self._model = load(config, folder, limits.context, limits.blocks * limits.block_tokens, self._settings.exact)
-        exchange = Exchange(self._model.keys, self._model.values, limits.block_tokens)
-        self._scheduler = Scheduler(limits, xxh3_64_intdigest, exchange)
+        slots = limits.blocks * limits.block_tokens
+        self._again = partial(load, config, folder, limits.context, slots, self._settings.exact)
+        model = self._again()
+        exchange = Exchange(model.keys, model.values, limits.block_tokens)
+        self._keep(limits, model, exchange)
         return Card(
             engine="numpy",
             model=folder.resolve().name,
@@ -76,15 +85,21 @@ class NumpyEngine:
             step_tokens=limits.step_tokens,
             layout=exchange.layout,
             media=media_of(folder),
+            sleeps=True,
         )
 
+    def _keep(self, limits: Limits, model: Any, exchange: Any) -> None:
+        self._model, self._exchange = model, exchange
+        self._scheduler = Scheduler(limits, xxh3_64_intdigest, exchange)
+
     def submit(self, job: Job) -> str | None:
+        if self._asleep:
+            return ASLEEP
         strange = [token for token in job.sampling.logit_bias if not 0 <= token < self._running.limits.vocabulary]
         if strange:
             return f"logit_bias names token {strange[0]}, which is none"
         if job.media:
-            assert self._model is not None
-            if text := misplaced(job.media, len(job.prompt), self._model.config.width):
+            if text := misplaced(job.media, len(job.prompt), self._row_width()):
                 return text
             self._sees = True
         return self._running.submit(job)
@@ -109,7 +124,8 @@ class NumpyEngine:
         return Step(outputs + scheduler.reports(), scheduler.events(), computed, prefilled)
 
     def load(self) -> EngineLoad:
-        return self._running.load()
+        load = self._running.load()
+        return load if not self._asleep else replace(load, asleep=self._asleep)
 
     def idle(self) -> bool:
         return self._running.idle()
@@ -124,10 +140,38 @@ class NumpyEngine:
     def stir(self) -> None:
         self._running.stir()
 
+    def sleep(self, level: int) -> None:
+        if level < self._asleep:
+            self.wake()
+        if not self._asleep:
+            self._running.forget()
+        self._asleep = level
+        self._empty(self._model if level == 1 else None)
+
+    def wake(self) -> None:
+        if not self._asleep:
+            return
+        limits = self._running.limits
+        if self._model is None:
+            self._model = self._again()
+        else:
+            self._model.allocate(limits.blocks * limits.block_tokens)
+        self._exchange.use(self._model.keys, self._model.values)
+        self._asleep = 0
+
+    def _empty(self, model: Any) -> None:
+        """Only this is left: what nobody names any more goes back to the system."""
+        if model is not None:
+            model.allocate(0)
+            self._exchange.use(model.keys, model.values)
+        else:
+            self._exchange.use(None, None)
+        self._model = model
+
     def stop(self) -> None:
         if self._scheduler is not None:
             self._scheduler.stop()
-        self._model = self._scheduler = None
+        self._model = self._scheduler = self._exchange = None
 
     def check(self) -> None:
         """Assert all invariants."""
@@ -141,10 +185,9 @@ class NumpyEngine:
     def _plan(self) -> Plan:
         """What can be computed of the scheduler's plan: a sequence may lack what it is to see."""
         plan = self._running.plan()
-        if not self._sees:
+        if not self._sees or self._asleep:
             return plan
-        assert self._model is not None
-        blind = lacking(plan, self._model.config.width)
+        blind = lacking(plan, self._row_width())
         for running, text in blind:
             self._running.fail(running, text)
         return without(plan, [running for running, _ in blind]) if blind else plan
@@ -163,15 +206,27 @@ class NumpyEngine:
             spans.append(Span(len(tokens), len(tokens) + part.count, part.start, runs_of(running.blocks, size, stop)))
             tokens += running.tokens[part.start : stop]
             position = np.arange(part.start, stop)
-            positions.append(position)
+            positions.append(self._places(running, part.start, stop))
             slots.append(np.asarray(running.blocks)[position // size] * size + position % size)
         whole = [part.start + part.count == len(part.running.tokens) for part in parts]
         heads = [span.last - 1 for span, is_whole in zip(spans, whole, strict=True) if is_whole]
-        place = np.concatenate(positions), np.concatenate(slots)
+        place = np.concatenate(positions, axis=-1), np.concatenate(slots)
         return self._model.logits(np.asarray(tokens), *place, spans, np.asarray(heads, np.int64), media)
+
+    def _row_width(self) -> int:
+        """Numbers in a row of a picture."""
+        assert self._model is not None
+        return self._model.config.width
+
+    def _places(self, running: Running, start: int, stop: int) -> Ints:
+        """What the model takes for the positions [start, stop) of a sequence."""
+        return np.arange(start, stop)
 
     def _sample(self, plan: Plan, logits: Floats) -> tuple[list[int], list[Logprobs | None], list[Running]]:
         """A token for each head. A head whose logits are no numbers leaves the plan."""
+        for row, running in enumerate(plan.heads if self.processors else ()):
+            if not process(self.processors, running.tokens, logits[row]):
+                logits[row] = np.nan  # no token can be chosen: it fails
         best = logits.argmax(axis=1)
         sound = np.isfinite(logits[np.arange(len(best)), best])
         failed = [running for running, is_sound in zip(plan.heads, sound, strict=True) if not is_sound]
@@ -189,6 +244,10 @@ class NumpyEngine:
             plan.decoding = [running for running in plan.decoding if running not in failed]
             plan.heads = [running for running in plan.heads if running not in failed]
         return tokens, logprobs, failed
+
+
+def _nothing() -> None:
+    raise AssertionError("start it first")
 
 
 def banned(running: Running, vocabulary: int) -> Sequence[int]:

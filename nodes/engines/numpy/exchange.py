@@ -24,8 +24,11 @@ class Exchange:
     def __init__(self, keys: Floats, values: Floats, block_tokens: int) -> None:
         layers, heads, width, _ = keys.shape
         self.layout = Layout(block_tokens, layers, heads, width, "float32")
-        self._keys = keys
-        self._values = values
+        self.use(keys, values)
+
+    def use(self, keys: Floats, values: Floats) -> None:
+        """From now on the cache is there."""
+        self._keys, self._values = keys, values
 
     def gather(self, running: Running, start: int, stop: int, out: memoryview) -> None:
         blocks, size = self._blocks(out), self.layout.block_tokens

@@ -44,9 +44,15 @@ class Model:
         self._embedding = None if tied else embedding
         fits(self._head, config.width, config.vocabulary)
         self._turns = turns(config.rope, config.head_width, positions)
-        shape = config.layers, config.key_heads
-        self.keys = np.zeros((*shape, config.head_width, slots), np.float32)  # takes no memory until it is written
-        self.values = np.zeros((*shape, slots, config.head_width), np.float32)
+        self.allocate(slots)
+
+    def allocate(self, slots: int) -> None:
+        """The cache: what it had is lost."""
+        shape = self.config.layers, self.config.key_heads
+        self.keys = np.zeros(
+            (*shape, self.config.head_width, slots), np.float32
+        )  # takes no memory before it is written
+        self.values = np.zeros((*shape, slots, self.config.head_width), np.float32)
 
     def logits(
         self,

@@ -15,6 +15,10 @@ class Exchange:
     def __init__(self, keys: Any, values: Any, block_tokens: int) -> None:
         layers, _, heads, width = keys.shape
         self.layout = Layout(block_tokens, layers, heads, width, str(keys.dtype).removeprefix("torch."))
+        self.use(keys, values)
+
+    def use(self, keys: Any, values: Any) -> None:
+        """From now on the cache is there."""
         self._both = keys, values
 
     def gather(self, running: Running, start: int, stop: int, out: memoryview) -> None:
@@ -54,6 +58,8 @@ class Exchange:
         count = len(buffer) // layout.block_bytes
         shape = count, layout.layers, layout.parts, layout.heads, layout.block_tokens, layout.width
         numbers = count * layout.block_bytes // self._both[0].element_size()
+        if buffer.readonly:  # the library reads nothing that it may not write
+            buffer = memoryview(bytearray(buffer))
         return torch.frombuffer(buffer, dtype=self._both[0].dtype, count=numbers).reshape(shape)
 
     def _stretch(self, part: int, block: int, count: int, first: int, last: int) -> Any:

@@ -14,5 +14,20 @@ class Later:
         return getattr(import_module(self._name), attribute)
 
 
+SPARE = ("pooler.", "vision_tower.head.", ".post_layernorm.")  # parts of names of what comes after what is used
+
+
+def complete(found: tuple[Any, dict[str, Any]]) -> Any:
+    """The model of `from_pretrained(..., output_loading_info=True)`. Raises ValueError if files lack some weights.
+
+    The library would go on with random ones.
+    """
+    model, told = found
+    missing = sorted(name for name in told.get("missing_keys", ()) if not any(part in name for part in SPARE))
+    if missing:
+        raise ValueError(f"the weights lack {len(missing)} tensors, as {missing[0]}")
+    return model
+
+
 torch: Any = Later("torch")
 library: Any = Later("transformers")

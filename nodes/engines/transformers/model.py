@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from nodes.engines.numpy.attention import Span
 from nodes.engines.numpy.config import Unsupported
-from nodes.engines.transformers.library import library, torch
+from nodes.engines.transformers.library import complete, library, torch
 from nodes.engines.transformers.paging import NAME, Batch, Survey, Unpaged, batch_of, register
+from nodes.engines.transformers.vision import PLAIN, Towers, sight_of
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -39,9 +40,14 @@ class TransformersModel:
 
     def __init__(self, folder: Path, device: str, dtype: str) -> None:
         register()
+        self.sight = sight_of(folder)
         try:
-            self._model = library.AutoModelForCausalLM.from_pretrained(
-                str(folder), dtype=dtype, attn_implementation=NAME, local_files_only=True, trust_remote_code=False
+            sees = self.sight is not None
+            kind = library.AutoModelForImageTextToText if sees else library.AutoModelForCausalLM
+            attention: Any = {"text_config": NAME, "vision_config": PLAIN} if sees else NAME
+            options = {"dtype": dtype, "attn_implementation": attention, "output_loading_info": True}
+            self._model = complete(
+                kind.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False, **options)
             )
             self._model.to(device).eval()
         except (OSError, ValueError, RuntimeError, KeyError) as error:
@@ -56,6 +62,16 @@ class TransformersModel:
             width=width,
             item_bytes=self._model.dtype.itemsize,
         )
+
+    @property
+    def row_width(self) -> int:
+        """Numbers in a row of a picture."""
+        return int(self._model.config.get_text_config().hidden_size)
+
+    @property
+    def towers(self) -> Towers | None:
+        """Its eyes."""
+        return None if self.sight is None else Towers(self._model, self.sight)
 
     @property
     def dtype(self) -> str:
@@ -94,16 +110,33 @@ class TransformersModel:
         placed: Sequence[tuple[int, Floats]] = (),
     ) -> Floats:
         """Compute rows of (token, position), keep their keys and values in `slots`, and give the logits of `heads`."""
-        assert not placed, "the card names no media"
-        return self._run(tokens, positions, heads, batch_of(self.keys, self.values, slots, spans))
+        return self._run(tokens, positions, heads, batch_of(self.keys, self.values, slots, spans), placed)
 
-    def _run(self, tokens: Ints, positions: Ints, heads: Ints, batch: Batch | Survey) -> Floats:
+    def _run(
+        self,
+        tokens: Ints,
+        positions: Ints,
+        heads: Ints,
+        batch: Batch | Survey,
+        placed: Sequence[tuple[int, Floats]] = (),
+    ) -> Floats:
+        ids = torch.as_tensor(tokens, device=self._device)[None]
         given: dict[str, Any] = {
-            "input_ids": torch.as_tensor(tokens, device=self._device)[None],
-            "position_ids": torch.as_tensor(positions, device=self._device)[None],
+            "position_ids": torch.as_tensor(positions, device=self._device)[..., None, :],
             "logits_to_keep": torch.as_tensor(heads, device=self._device),
         }
         with torch.inference_mode():
+            if placed:
+                given["inputs_embeds"] = self._with_rows(ids, placed)
+            else:
+                given["input_ids"] = ids
             found = self._model(use_cache=False, batch=batch, **given).logits[0]
         made: Floats = found.float().cpu().numpy()
         return made
+
+    def _with_rows(self, ids: Any, placed: Sequence[tuple[int, Floats]]) -> Any:
+        """The embeddings of a step's tokens, with rows of pictures among them."""
+        found = self._model.get_input_embeddings()(ids)
+        for first, rows in placed:
+            found[0, first : first + len(rows)] = torch.tensor(rows).to(self._device, found.dtype)
+        return found

@@ -1,6 +1,7 @@
 """The numpy engine beyond its arithmetic: what it is told, what it refuses, what it does when numbers overflow."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from nodes.engines.numpy.config import Unsupported, config_of
 from nodes.engines.numpy.engine import OVERFLOWED, NumpyEngine, Settings, banned
 from nodes.engines.numpy.safetensors import Damaged, Tensors
 from nodes.engines.scheduler import Running
+from nodes.folder import folder_of
 from tests.nodes.engines.models import GOLDEN, engine_of, greedy, run
 
 
@@ -97,6 +99,26 @@ def test_overflow_fails_one_job_and_no_other(monkeypatch: pytest.MonkeyPatch) ->
     assert (found[2].ending, found[2].text, found[1].ending) == (Ending.FAILED, OVERFLOWED, None)
     assert run(engine)[1].ending is Ending.LENGTH
     assert engine.load().blocks_used == 0
+
+
+@pytest.mark.parametrize("level", [1, 2])
+def test_what_it_had_is_given_back_while_it_sleeps(level: int) -> None:
+    engine = NumpyEngine(Settings(str(folder_of("demo")), cache_bytes=1 << 26))
+    engine.start()
+    assert engine._model is not None
+    engine._model.keys[...] = engine._model.values[...] = 1.0
+    held = resident_bytes()
+    engine.sleep(level)
+    assert held - resident_bytes() > 50 << 20, "nearly all of 64 MiB"
+    assert (engine._model is None) == (level == 2)
+    engine.wake()
+    assert engine.submit(greedy(1, [5, 6, 7], 3)) is None and len(run(engine)[1].tokens) == 3
+    engine.stop()
+
+
+def resident_bytes() -> int:
+    """Memory of this process."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def test_stop_twice_is_once() -> None:

@@ -130,6 +130,17 @@ def test_what_cannot_be_served_says_so(name: str, options: dict[str, Any], words
         started(tmp_path)
 
 
+def test_weights_that_lack_something_are_refused(tmp_path: Path) -> None:
+    """The library would make up the rest."""
+    files = pytest.importorskip("safetensors.torch")
+    saved("Llama", tmp_path)
+    tensors = files.load_file(tmp_path / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    files.save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(Unsupported, match=r"lack 1 tensors, as model\.layers\.1\.mlp\.up_proj"):
+        started(tmp_path)
+
+
 def test_a_directory_without_a_model_says_so(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(Unsupported, match="transformers cannot load"):

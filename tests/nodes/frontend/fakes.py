@@ -52,6 +52,7 @@ class FakeActor:
         self.burst = 1
         self.delay_s = 0.0
         self.says: Callable[[Ask], Sequence[int]] | None = None
+        self.vector: Callable[[Ask], bytes] | None = None  # of an ask that wants an embedding
         self.ends: Reason = Reason.LENGTH
         self.fails_after: dict[int, Finish] = {}  # position -> how it ends there
         self.stops_at: int = -1
@@ -93,6 +94,12 @@ class FakeActor:
 
     async def _run(self, ask: Ask, feed: Any) -> None:
         payload = decode(ask.payload)
+        if payload.embeds and self.vector is not None:
+            await asyncio.sleep(self.delay_s)
+            if ask.request in self.open:
+                feed.deliver(0, [self.vector(ask)], ())
+            self._finish(ask.request, Finish(0, Reason.COMPLETE, 1))
+            return
         said = list(self.says(ask)) if self.says else continuation(ask.prompt, payload.max_tokens, TOKENS)
         said = said[: payload.max_tokens]
         await asyncio.sleep(self.delay_s)

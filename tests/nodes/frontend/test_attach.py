@@ -233,7 +233,7 @@ def test_a_slow_reader_costs_a_window() -> None:
         there.actor.says = lambda ask: [300 + n % 50 for n in range(100_000)]
         model = there.frontend.registry.models.models["org/tiny"]
         engine = replace(model.card.engine, context=300_000)
-        model.card = replace(model.card, engine=engine)
+        model.card, model.context = replace(model.card, engine=engine), engine.context
         reading = await there.open(CHAT, chat(stream=True, max_tokens=100_000))
         reading.reader._transport.pause_reading()  # type: ignore[attr-defined]
         request = there.actor.asked[0].request

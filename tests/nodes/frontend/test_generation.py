@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -113,6 +114,19 @@ def test_a_stop_string_ends_the_request_of_the_mesh() -> None:
     choice.end(done(Reason.KILLED))
     stage.turn()
     assert len(stage.events) == before, "what comes late is nothing"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_usage_says_where_a_stream_moved_if_it_did(stream: bool) -> None:
+    for moved in ((), (3, 5)):
+        stage = Stage(choices=2, stream=stream)
+        for choice in stage.generation.choices:
+            choice.deliver(0, (), [50] * 7)
+            choice.end(done(moved_at=moved if choice.index else ()))
+        stage.turn()
+        told = chunks(b"".join(stage.events))[-1] if stream else msgspec.json.decode(stage.generation.body)
+        expected = [{"choice": 1, "position": position} for position in moved]
+        assert told["usage"].get("wiremesh") == ({"migrated_at": expected} if moved else None)
 
 
 def test_reading_is_told_in_steps_of_a_quarter_window() -> None:

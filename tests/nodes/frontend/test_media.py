@@ -79,6 +79,22 @@ def test_a_picture_becomes_placeholders_and_a_parcel() -> None:
     served(test)
 
 
+def test_the_tokens_of_a_conversation_with_pictures_are_those_it_is_served_with() -> None:
+    async def test(there: House) -> None:
+        give_eyes(there, "image", "audio")
+        body = said(image(picture(1)), {"type": "text", "text": "and"}, image(picture(2)))
+        assert (await there.post(CHAT, body)).status == 200
+        (ask,) = there.actor.asked
+        told = await there.post("/tokenize", {"messages": body["messages"], "return_token_strs": True})
+        assert told.status == 200, told.body
+        assert told.json["tokens"] == list(ask.prompt) and told.json["count"] == len(told.json["token_strs"])
+        assert len(there.actor.asked) == 1, "nothing is computed for it"
+        broken = await there.post("/tokenize", {"messages": said(image(b"no picture"))["messages"]})
+        assert broken.status == 400 and broken.json["error"]["code"] == "invalid_media"
+
+    served(test)
+
+
 def test_what_is_offered_can_be_fetched_while_the_request_runs_and_not_after() -> None:
     async def test(there: House) -> None:
         give_eyes(there, "image")

@@ -1,15 +1,18 @@
 """The models of a mesh: cards, files, workers that differ, and what is tried again."""
 
+from itertools import permutations
 from typing import Any
 
 import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
+from nodes.agreement import ENDS, TEMPLATE, TOKENIZER
 from nodes.card import ModelCard
 from nodes.engines.contract import Card
 from nodes.frontend import limits
-from nodes.frontend.models import Effect, Fetch, FetchCard, Models, Note
+from nodes.frontend.models import Effect, Fetch, FetchCard, Models, Note, Object
 
 ENGINE = Card("sim", "m", 100, 100, 1, 16, 10)
 
@@ -47,11 +50,79 @@ def test_other_files_under_the_same_name_get_nothing() -> None:
     models: Models[str] = Models()
     models.offered({"generate/m": (1, 2)}, 0.0)
     models.card(1, card("d"), 0.0)
-    [note] = models.card(2, card("e"), 0.0)
+    [note, objection] = models.card(2, card("e"), 0.0)
     assert isinstance(note, Note) and "0000000000000002" in note.text and models.refused == 1
+    assert objection == Object(2, note.text), "it is told why"
+    assert models.card(2, card("e"), 0.0) == [], "once"
     assert list(models.models["m"].others) == [2] and list(models.models["m"].workers) == [1]
-    assert kinds(models.offered({"generate/m": (2,)}, 0.0)) == ["Note", "Fetch"], "the last of the first kind has gone"
+    effects = models.offered({"generate/m": (2,)}, 0.0)
+    assert kinds(effects) == ["Note", "Object", "Fetch"], "the last of the first kind has gone"
+    assert effects[1] == Object(2), "it gets some again"
     assert models.models["m"].card.digest == "e" and list(models.models["m"].workers) == [2]
+
+
+def test_a_reason_says_what_differs() -> None:
+    models: Models[str] = Models()
+    models.offered({"generate/m": (1,), "prefill/m": (2,)}, 0.0)
+    models.card(1, replace(card("d"), marks={TOKENIZER: "1", TEMPLATE: "1", ENDS: "1"}), 0.0)
+    [note, _] = models.card(2, replace(card("e"), marks={TOKENIZER: "2", TEMPLATE: "1", ENDS: "2"}), 0.0)
+    assert isinstance(note, Note)
+    assert "computes prompts of 'm' with another tokenizer and other end-of-sequence tokens" in note.text
+
+
+def test_of_workers_that_come_together_the_oldest_says_what_the_model_is() -> None:
+    """Two frontends hear of the same workers in another order, and choose the same."""
+    cards = {1: card("e"), 2: replace(card("d"), created=4), 3: replace(card("c"), created=4)}
+    for order in permutations(cards):
+        models: Models[str] = Models()
+        models.offered({"generate/m": tuple(cards)}, 0.0)
+        for node in order:
+            models.card(node, cards[node], 0.0)
+        assert models.models["m"].card.digest == "c" and list(models.models["m"].workers) == [3]
+        models.built("c", "text", 0.0)
+        models.offered({"generate/m": (*cards, 4)}, 0.0)
+        models.card(4, replace(card("z"), created=1), 0.0)
+        assert models.models["m"].card.digest == "c", "what is served is not taken away"
+
+
+def test_prompts_are_computed_by_the_same_model_alone() -> None:
+    models: Models[str] = Models()
+    models.offered({"prefill/m": (3, 4)}, 0.0)
+    assert models.card(3, card("d"), 0.0) == [] and not models.models, "nobody generates"
+    models.offered({"prefill/m": (3, 4), "generate/m": (1,)}, 0.0)
+    models.card(1, card("d"), 0.0)
+    assert list(models.models["m"].workers) == [1]
+    assert list(models.models["m"].others) == [4], "who is not known yet"
+    assert Object in map(type, models.card(4, card("e"), 0.0)) and list(models.models["m"].others) == [4]
+    models.offered({"prefill/m": (3, 4)}, 0.0)
+    assert not models.live() and models.models["m"].card.digest == "d", "a model of prompts alone is none"
+
+
+def test_prompts_are_computed_with_the_weights_of_who_goes_on() -> None:
+    models: Models[str] = Models()
+    models.offered({"generate/m": (1, 2), "prefill/m": (3, 4, 5)}, 0.0)
+    models.card(1, replace(card("d"), weights="one"), 0.0)
+    models.card(2, replace(card("d"), weights="two"), 0.0)
+    assert list(models.models["m"].workers) == [1, 2], "each may serve"
+    models.card(3, replace(card("d"), weights="two"), 0.0)
+    [note, _] = models.card(4, replace(card("d"), weights="three"), 0.0)
+    assert isinstance(note, Note) and "with other weights" in note.text
+    native = replace(ENGINE, engine="other", native="after")
+    models.card(5, replace(card("d"), weights="two", engine=native), 0.0)
+    assert list(models.models["m"].others) == [4, 5], "the first does what the second can go on with"
+    assert models.offered({"generate/m": (1,), "prefill/m": (3, 4, 5)}, 0.0)[-1] == Object(3, models._told[3])
+    assert list(models.models["m"].others) == [3, 4, 5]
+
+
+def test_a_model_has_what_all_its_workers_have() -> None:
+    models: Models[str] = Models()
+    models.offered({"generate/m": (1, 2)}, 0.0)
+    models.card(1, card("d"), 0.0)
+    smaller = Card("numpy", "m", 90, 64, 1, 16, 10)
+    models.card(2, replace(card("d"), engine=smaller), 0.0)
+    assert (models.models["m"].context, models.models["m"].vocabulary) == (64, 90)
+    models.offered({"generate/m": (1,)}, 0.0)
+    assert (models.models["m"].context, models.models["m"].vocabulary) == (100, 100)
 
 
 def test_a_worker_is_not_used_before_its_card_is_there() -> None:

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mesh.core import Event, Failed, Finished, Halt, Leg, Prepared, Start, Yielded
+from mesh.core import Event, Failed, Finished, Halt, Leg, Prepared, Progressed, Start, Yielded
 from nodes import generation, parcels
-from nodes.encoder import EncoderHost
+from nodes.encoder import TOWER_S_MAX, EncoderHost
 from nodes.engines.contract import BlockEvent, MediaCard
 from nodes.engines.media import Media
 from nodes.generation import Generation, Spot
+from nodes.host import PULSE_S
 from nodes.media import limits
 from nodes.media.content import IMAGE, MediaRefused, name_of, pack
 from nodes.media.desk import Desk
@@ -152,6 +153,21 @@ def test_what_an_encoder_made_is_taken_and_without_it_we_look_ourselves() -> Non
     run(test)
 
 
+def test_planes_count_their_offers_alike() -> None:
+    async def test(there: House) -> None:
+        data, other = picture(1), picture(2)
+        rows = np.arange(ROWS * FEATURES, dtype=np.float32)
+        handle, close = laid_apart(there.ours, rows.tobytes(), 60.0)
+        there.closers.append(close)
+        media = there.media(data)
+        assert parcels.decode(media).handle.offer == handle.offer, "the first of each"
+        made = parcels.encode(parcels.Parcel(parcels.EMBEDDING, handle, DIGEST, 0, ROWS, name_of(IMAGE, other)))
+        found = await there.rows([spot(other), spot(data, 9)], media, made)
+        assert np.array_equal(found[0].reshape(-1), rows) and there.towers and there.towers.calls == 1
+
+    run(test)
+
+
 def test_who_has_no_towers_needs_an_encoder() -> None:
     async def test(there: House) -> None:
         data = picture(1)
@@ -212,8 +228,15 @@ class Hosted:
         self.events: list[Event] = []
         self.told: list[BlockEvent] = []
         self.host = EncoderHost("m", self.told.extend)
-        self.host.attach(self.events.append, asyncio.get_running_loop())
+        self.beats = 0
+        self.host.attach(self._post, asyncio.get_running_loop())
         self.host.begin(there.embedder, there.memory)
+
+    def _post(self, event: Event) -> None:
+        if isinstance(event, Progressed):
+            self.beats += 1
+        else:
+            self.events.append(event)
 
     async def end(self, leg: Leg) -> list[Event]:
         while self.host.holds(leg):
@@ -260,6 +283,60 @@ def test_every_leg_of_an_encoder_has_one_end() -> None:
         reasons = {leg.request: end.reason for leg, end in ends.items() if isinstance(end, Failed)}
         assert reasons == {0: Reason.INVALID, 1: Reason.FAILED, 2: Reason.INVALID, 3: Reason.INVALID}
         assert isinstance(ends[legs[4]], Yielded)
+
+    run(test)
+
+
+def test_what_could_not_be_offered_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise TransferRefused("too many offers are open")
+
+    async def test(there: House) -> None:
+        hosted, leg, data = Hosted(there), Leg(1, 2, 3), picture(1)
+        monkeypatch.setattr(there.ours, "offer", full)
+        hosted.host.start(start(leg, [spot(data)], there.media(data)))
+        (failed,) = await hosted.end(leg)
+        assert isinstance(failed, Failed) and failed.retryable
+        assert not hosted.host.offered_bytes
+        assert all(not place.holders for place in there.embedder.shelf._places.values())
+
+    run(test)
+
+
+def test_routers_hear_of_what_was_read_before_a_part_that_cannot_be() -> None:
+    async def test(there: House) -> None:
+        hosted, leg, data, bad = Hosted(there), Leg(1, 2, 3), picture(1), png_that_says(5, 5)
+        hosted.host.start(start(leg, [spot(data), spot(bad, 9)], there.media(data, bad)))
+        (failed,) = await hosted.end(leg)
+        assert isinstance(failed, Failed) and failed.reason is Reason.INVALID
+        assert [event.kind for event in hosted.told] == ["stored"]
+
+    run(test)
+
+
+def test_an_encoder_with_much_to_do_is_well_and_one_whose_tower_stands_still_is_not() -> None:
+    async def test(there: House) -> None:
+        hosted = Hosted(there)
+        assert hosted.host._is_well()
+        there.embedder.encoding = 1
+        beats = int(TOWER_S_MAX / PULSE_S) + 1
+        for _ in range(3):
+            there.embedder.figures["encoded"] += 1
+            assert all(hosted.host._is_well() for _ in range(beats - 1)), "it goes on"
+        assert not hosted.host._is_well() and not hosted.host._is_well()
+        there.embedder.figures["encoded"] += 1
+        assert hosted.host._is_well()
+        await hosted.host.close()
+
+    run(test)
+
+
+def test_an_encoder_says_that_it_is_well() -> None:
+    async def test(there: House) -> None:
+        hosted = Hosted(there)
+        while not hosted.beats:
+            await asyncio.sleep(0.01)
+        await hosted.host.close()
 
     run(test)
 

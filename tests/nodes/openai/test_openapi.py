@@ -31,7 +31,8 @@ def test_every_reference_leads_somewhere() -> None:
 
 
 def test_every_field_is_described() -> None:
-    for kind in (schema.ChatRequest, schema.CompletionRequest, schema.TokenizeRequest, schema.DetokenizeRequest):
+    generating = (schema.ChatRequest, schema.CompletionRequest)
+    for kind in (*generating, schema.EmbeddingsRequest, schema.TokenizeRequest, schema.DetokenizeRequest):
         described = MADE["components"]["schemas"][kind.__name__]["properties"]
         assert list(described) == [field.name for field in msgspec.structs.fields(kind)]
     assert MADE["components"]["schemas"]["ChatRequest"]["required"] == ["model", "messages"]
@@ -39,7 +40,7 @@ def test_every_field_is_described() -> None:
 
 def test_every_endpoint_answers_wrong_requests() -> None:
     posts = {path: about["post"] for path, about in MADE["paths"].items() if "post" in about}
-    assert set(posts) == {"/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize"}
+    assert set(posts) == {"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/tokenize", "/detokenize"}
     for about in posts.values():
         assert {"200", "400", "413", "503"} <= about["responses"].keys()
     assert all(f"`{name}`" in posts["/v1/chat/completions"]["description"] for name in refusals.CHAT)

@@ -57,9 +57,9 @@ class Mesh:
                 self.wire.tell(other, Found(self.wire.nodes[node].record()))
         return node
 
-    def worker(self, *endpoints: str) -> int:
-        reports: list[Report] = []
-        teller = Teller(report=lambda: reports)
+    def worker(self, *endpoints: str, ranks: int = 1) -> int:
+        reports = [Report()] * ranks if ranks > 1 else []
+        teller = Teller(ranks, report=lambda: reports)
         node = self._node(Role.WORKER, *(endpoints or (GEN,)), aide=teller, slots=64)
         self.tellers[node], self.reports[node] = teller, reports
         self.wire.settle()

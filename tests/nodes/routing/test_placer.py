@@ -195,6 +195,18 @@ def test_a_prefill_worker_is_chosen_by_its_cache_and_done_with_the_first_token(m
     assert sum(tracking.requests) == 1
 
 
+def test_a_prompt_that_a_prefill_worker_knows_goes_there_and_one_that_it_does_not_stays(mesh: Mesh) -> None:
+    _, decode, prefill, client = mesh.router(), mesh.worker(), mesh.worker(PRE), mesh.client()
+    short, long = prompt(1, 100), prompt(2, 1000)
+    assert places(mesh, client, wish(prompt(3, 100))).itinerary == [decode]
+    mesh.store(prefill, short)
+    placed = places(mesh, client, wish(short))
+    assert placed.itinerary == [prefill, decode] and "1600 of 1600 tokens are to be computed, 0 at" in placed.why
+    mesh.store(decode, long[:13_000])
+    placed = places(mesh, client, wish(long))
+    assert placed.itinerary == [decode] and "at a prefill worker" in placed.why
+
+
 def test_enforced_disaggregation_names_what_is_missing(mesh: Mesh) -> None:
     router, _, client = mesh.router(splitting=SplitKnobs(enforce=True)), mesh.worker(), mesh.client()
     placed = places(mesh, client, wish(prompt(1)))

@@ -70,11 +70,6 @@ def test_each_knob_of_the_formula(knobs: "dict[str, object]", expected: float) -
     assert costs(snapshot, PROMPT, read(knobs, PLAIN))[0] == pytest.approx(expected)
 
 
-def test_a_store_that_all_share() -> None:
-    snapshot = scene(2, device=(4, 0), shared=6)
-    assert costs(snapshot, PROMPT, PLAIN) == [10 - 4 - 0.5 * 2 + 10, 10 - 0.5 * 6 + 10]
-
-
 def test_the_last_block_counts_whole() -> None:
     assert [Prompt(tokens, 16).blocks for tokens in (0, 1, 16, 17)] == [0, 1, 1, 2]
 

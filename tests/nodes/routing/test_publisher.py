@@ -95,3 +95,22 @@ def test_more_than_the_ring_holds_at_once_is_told_by_the_beat() -> None:
     publisher.feed([stored([1])])
     assert publisher.told() == []
     assert publisher.beat().newest == 2
+
+
+def test_who_begins_to_listen_copies_what_nobody_wrote_down() -> None:
+    publisher = Publisher(blocks=64)
+    publisher.feed([stored([0, 1])])
+    assert [len(message.changes) for message in publisher.told()] == [1]
+    publisher.listen(False)
+    publisher.listen(True)
+    assert isinstance(publisher.replay(1), list), "nothing was missed"
+    publisher.listen(False)
+    publisher.feed([stored([2, 0]), BlockEvent("removed", [blocks([0, 1])[0]])])
+    publisher.check()
+    assert publisher.told() == [] and content(publisher) == [set()]
+    publisher.listen(True)
+    publisher.check()
+    assert publisher.replay(1) == Cut(0, 2, 1)
+    assert content(publisher) == [set(blocks([2, 0]))], "what has a hole before it stays hidden"
+    publisher.feed([stored([0])])
+    assert content(publisher) == [set(blocks([2, 0])) | set(blocks([0, 1]))]

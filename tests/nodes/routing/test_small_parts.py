@@ -74,9 +74,15 @@ def test_numbers_of_bits(mask: int) -> None:
 
 
 def where(
-    knobs: SplitKnobs, tokens: int, cached: int, workers: int = 1, queued: float = 0.0, used: float = 0.0
+    knobs: SplitKnobs,
+    tokens: int,
+    cached: int,
+    workers: int = 1,
+    queued: float = 0.0,
+    used: float = 0.0,
+    there: int = 0,
 ) -> Where:
-    return split(Scene(tokens, cached, workers, queued, used), knobs)[0]
+    return split(Scene(tokens, cached, workers, there, queued, used), knobs)[0]
 
 
 def test_whether_prefill_is_worth_the_trip() -> None:
@@ -93,5 +99,17 @@ def test_whether_prefill_is_worth_the_trip() -> None:
     assert where(by_load, 9, 9, queued=1.9) == Where.THERE and where(by_load, 9000, 0, queued=2.1) == Where.HERE
     either = SplitKnobs("either", prefill_busy=2.0)
     assert where(either, 9, 9) == Where.HERE and where(either, 9000, 0, queued=2.1) == Where.HERE
+    assert where(by_load, 9000, 8000, there=0) == Where.THERE, "caches are not asked"
     with pytest.raises(ValueError, match="it must be one of length, load, either"):
         SplitKnobs("often")
+
+
+def test_what_prefill_workers_have_cached_counts_too() -> None:
+    plain, always = SplitKnobs(), SplitKnobs(uncached_tokens_max=0)
+    assert where(plain, 2000, 0, there=1900) == Where.THERE, "short, and cached there"
+    assert where(plain, 2000, 0, there=600) == Where.HERE, "it saves 1,400 of 2,000, less 200 for the blocks: not there"
+    assert where(plain, 2000, 1500, there=1999) == Where.HERE, "not worth the trip"
+    assert where(plain, 20_000, 17_000) == Where.HERE, "2,000 more would have to be computed there than are here"
+    assert where(plain, 20_000, 17_000, there=16_000) == Where.THERE, "long, and cached alike"
+    assert where(plain, 20_000, 0) == Where.THERE, "long, and cached nowhere"
+    assert where(always, 20_000, 17_000) == Where.THERE, "somebody wants to see all trips"

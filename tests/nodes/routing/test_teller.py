@@ -10,7 +10,7 @@ from nodes.routing.seats import Seats
 from nodes.routing.sources import Sources
 from nodes.routing.teller import BEAT_S, Teller
 from proto.basics import Message
-from proto.placing import Blocks, Copy, Place, Replay, Report
+from proto.placing import Blocks, Copy, Cut, Piece, Place, Replay, Report
 
 
 class Stage:
@@ -117,7 +117,7 @@ def test_levels_reach_a_router() -> None:
     while asks:
         stage.teller.received(7, asks.pop(), 0.0)
         for _, message in stage.take():
-            assert isinstance(message, Blocks)
+            assert isinstance(message, Cut | Piece), "nobody listened, and nothing was written down"
             asks += [ask for _, ask in sources.received(1, message, 0.0)]
     assert sources.overlaps(Hashes("Q", [1, 2, 3])) == [[1], [3]]
     assert stage.teller.received(7, Copy(0, 0, 1), 0.0)

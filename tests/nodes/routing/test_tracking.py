@@ -3,17 +3,17 @@
 import itertools
 from random import Random
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from nodes.routing import replicas
 from nodes.routing.hashes import pack
-from nodes.routing.replicas import HASH_BYTES_MAX, PLACEMENTS_MAX, Outbox
+from nodes.routing.replicas import EXPECTED_TOKENS_MAX, HASH_BYTES_MAX, PLACEMENTS_MAX, Outbox
 from nodes.routing.seats import Seats, numbers_in
 from nodes.routing.tracking import UNDER_WAY_S, Entry, Tracking
 from proto.basics import LegName
-from proto.placing import ENTRIES_MAX, ROUTED_BYTES_TARGET, Output, Placement, Report, Routed, Settled
+from proto.placing import ENTRIES_MAX, ROUTED_BYTES_TARGET, Placement, Report, Routed, Settled
 from tests.nodes.routing.trees import blocks, turns
 
 
@@ -28,8 +28,6 @@ def entry(
         prefill_tokens=10 * len(path),
         blocks=len(path) + 1,
         hashes=blocks(path),
-        prompt_tokens=2 * len(path) + 1,
-        block_tokens=2,
     )
 
 
@@ -62,25 +60,6 @@ def test_without_hashes_every_block_counts() -> None:
     assert columns(tracking) == (2, 40, 6)
     tracking.freed(1, 1)
     assert columns(tracking) == (1, 20, 3)
-
-
-def test_output_grows_and_fades_toward_its_expected_end() -> None:
-    tracking = Tracking(Seats())
-    tracking.placed(entry(1, [0]))
-    tracking.output(1, 1, 8)
-    assert tracking.blocks[0] == 2 + 4
-    tracking.freed(1, 1)
-    one = entry(2, [0])
-    one.expected_tokens = 10
-    tracking.placed(one)
-    tracking.output(2, 1, 8)
-    assert tracking.blocks[0] == pytest.approx(2 + 4 * 0.2)
-    tracking.output(2, 1, 20)
-    assert tracking.blocks[0] == pytest.approx(2)
-    tracking.output(2, 2, 100)
-    tracking.check()
-    tracking.freed(2, 1)
-    assert columns(tracking) == pytest.approx((0, 0, 0))
 
 
 def test_the_report_drops_what_the_worker_does_not_have_and_adds_what_we_do_not_know() -> None:
@@ -245,8 +224,11 @@ def test_what_cannot_be_told_is_dropped_and_counted() -> None:
     assert [len(message.placements) for message in told if isinstance(message, Routed)] == [ENTRIES_MAX] * 8
 
 
-def test_output_that_is_told() -> None:
+def test_half_of_an_answer_that_was_announced_counts_from_the_start() -> None:
     tracking = Tracking(Seats())
-    tracking.placed(entry(1, [0]))
-    replicas.merge(tracking, Settled(outputs=[Output(1, 1, 8)]), 0.0)
-    assert tracking.blocks[0] == 6
+    for request, expected in ((1, 0), (2, 64), (3, 2**32 - 1)):
+        before = tracking.blocks[0] if request > 1 else 0
+        told = structs.replace(placement(request), expected_tokens=expected, blocks=5, hashes=b"")
+        tracking.placed(replicas.entry(told, 0.0, None))
+        assert tracking.blocks[0] - before == 5 + min(expected, EXPECTED_TOKENS_MAX) // 2 // told.block_tokens
+    tracking.check()

@@ -19,7 +19,12 @@ LINES = ["the cat isn't in the hat's box", "Ünïcode wörds ÅÅ 123 4567", "a 
 CORPUS = LINES * 20
 SPECIAL = "<|turn|>"
 PIECES = [*"abXYZ.,'1é\u0301ÿ中🙂 \n\t", "  ", " a", "'s ", "'S b", SPECIAL, "the", " cat", "a b", "\u00a0a"]
-TEXTS = st.lists(st.sampled_from(PIECES), max_size=30).map("".join) | st.text(max_size=30)
+PLAIN = [*(" the cat isn't a b box it's in" * 4).split(" ")]
+TEXTS = (
+    st.lists(st.sampled_from(PIECES), max_size=30).map("".join)
+    | st.text(max_size=30)
+    | st.lists(st.sampled_from(PLAIN + PIECES[:20]), min_size=20, max_size=60).map(" ".join)
+)
 
 
 def trained(pattern: str, normalizer: Any = None) -> str:
@@ -97,6 +102,9 @@ def test_a_pattern_that_is_not_known_is_not_cut() -> None:
     assert not separable(json.loads(trained(r"\w+ \w+|\s+|.")))
 
 
+LETTERS = str.maketrans("0123456789", "abcdefghij")
+
+
 def test_the_memory_is_bounded() -> None:
     asked: list[str] = []
 
@@ -109,8 +117,16 @@ def test_the_memory_is_bounded() -> None:
     asked.clear()
     assert made.encode("one two") == [3, 4] and not asked
     for start in range(0, 2 * WORDS_MAX, 4096):
-        made.encode(" ".join(f"w{number}w" for number in range(start, start + 4096)))
-    assert len(made._known) <= WORDS_MAX
+        made.encode(" ".join(f"w{number}w".translate(LETTERS) for number in range(start, start + 4096)))
+    assert len(made._spaced) <= len(made._known) <= WORDS_MAX
+    asked.clear()
+    for _ in range(2):
+        assert made.encode("one, two  (three) five") == made.encode("one, two  (three) five")
+    assert len(asked) == len(set(asked)), "what stands beside a comma is remembered too"
+    asked.clear()
+    made.encode("one 170017 two")
+    made.encode("one 170017 two")
+    assert asked == ["one 170017 two"] * 2, "nor is a long number"
     asked.clear()
     long = "x" * 100
     made.encode(f"{long} a")

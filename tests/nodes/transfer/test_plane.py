@@ -52,6 +52,26 @@ both = pytest.mark.parametrize("way", [Way.SHARED, Way.BULK])
 
 
 @both
+def test_a_pull_may_begin_beyond_what_is_ready(folder: str, way: Way) -> None:
+    """Who has the beginning already asks for the rest before it is there."""
+
+    async def main() -> None:
+        async with planes(folder, way) as (owner, puller):
+            size, start = 5 * MIB, 3 * MIB + 17
+            source, target = filled(owner, size), puller.allocate(size)
+            offer = owner.offer(source, ready=MIB)
+            pulling = asyncio.ensure_future(puller.fetch(offer.handle(), target, start=start))
+            for ready in (2 * MIB, 4 * MIB, size):
+                await asyncio.sleep(0)
+                offer.advance(ready)
+            end = await pulling
+            assert (end.ending, end.position) == (Ending.DONE, size)
+            assert bytes(target.array[start:]) == bytes(source.array[start:]) and not target.array[:start].any()
+
+    asyncio.run(main())
+
+
+@both
 @pytest.mark.parametrize("checksum", [False, True])
 @pytest.mark.parametrize("size", [1, 300_000, 9 * MIB])
 def test_all_bytes_arrive_and_the_memory_is_freed_at_once(folder: str, way: Way, checksum: bool, size: int) -> None:

@@ -1,0 +1,1 @@
+"""Shell. The SGLang engine: `sgl.Engine`, alone or as one half of prefill and decode."""

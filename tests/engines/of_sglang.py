@@ -1,0 +1,88 @@
+"""SGLang for the conformance suite, as it runs on any CPU: in float32, with a stand-in for the package of its kernels.
+
+PYTHONPATH must name `tests/nodes/engines/sglang_on_cpu`, as `launch/test.sh --engine sglang` sees to: that has to be so
+when Python starts.
+"""
+
+import asyncio
+import os
+import signal
+import warnings
+from pathlib import Path
+from typing import Any
+
+from nodes.engine_options import EngineOptions
+from nodes.engines.contract import Card, Job
+from nodes.engines.outside import OutsideEngine
+from nodes.engines.sglang.source import SglangSource
+from nodes.folder import ModelRefused, contents_of
+from nodes.text.tokenizer import ModelFiles, Tokenizer
+
+WORDS = (
+    "--device cpu --attention-backend torch_native --sampling-backend pytorch --dtype float32 "
+    "--disable-overlap-schedule --cuda-graph-backend-decode disabled --cuda-graph-backend-prefill disabled "
+    "--grammar-backend none --sleep-on-idle"
+)
+PLACE = Path(__file__).resolve().parents[1] / "nodes" / "engines" / "sglang_on_cpu"
+WARM = [*range(3, 35)]
+WITHIN_S = 60.0
+SETTINGS = {
+    "SGLANG_USE_CPU_ENGINE": "1",
+    "SGLANG_EXTERNAL_MODEL_PACKAGE": "few_models",
+    "HF_HUB_OFFLINE": "1",
+    "OMP_NUM_THREADS": "1",
+    "TORCHDYNAMO_DISABLE": "1",  # it would compile C++ for a minute when the first penalty comes
+}
+
+
+def forget_metrics() -> None:
+    """Of an engine before this one: a worker has one, and a test process several."""
+    from prometheus_client import REGISTRY
+
+    for collector, names in list(REGISTRY._collector_to_names.items()):
+        if any(name.startswith("sglang:") for name in names):
+            REGISTRY.unregister(collector)
+
+
+class Quiet(SglangSource):
+    """Our tests take warnings for errors, and packages that SGLang imports have some."""
+
+    def start(self) -> Card:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            forget_metrics()
+            card = super().start()
+        asyncio.run(self._warmed(card))
+        return card
+
+    async def _warmed(self, card: Card) -> None:
+        """What it opens with its first request would look like what a test has left open."""
+        self.begin()
+        warm = Job("warm", WARM, max_tokens=2, embeds=not card.generates, ignore_eos=True)
+        if self._options.role == "worker":
+            stream: Any = self.stream(warm)
+            async with asyncio.timeout(WITHIN_S):
+                assert [piece async for piece in stream]
+                while card.tells_blocks and not any(event.kind == "stored" for event in self.events()):
+                    await asyncio.sleep(0.01)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def sglang(folder: Path, slots: int, tokens: int, caching: bool, *more: str, role: str = "worker") -> OutsideEngine:
+    """One that was not started."""
+    os.environ.update(SETTINGS)
+    native = (*WORDS.split(), "--max-total-tokens", str(tokens), *more)
+    options = EngineOptions(str(folder), engine="sglang", slots=slots, caching=caching, native=native, role=role)
+    try:
+        eos = tuple(Tokenizer(ModelFiles(**contents_of(folder))).eos_tokens)
+    except ModelRefused:
+        eos = ()
+    return OutsideEngine(Quiet(folder, options, eos))
+
+
+def kill_scheduler(engine: Any) -> None:
+    """Its process, from outside."""
+    for process in engine._source._schedulers():
+        os.kill(process, signal.SIGKILL)

@@ -1,0 +1,55 @@
+"""vLLM for the conformance suite, as it runs on any CPU: in float32, with one thread, in a cache of a known size."""
+
+import gc
+import os
+import signal
+import warnings
+from pathlib import Path
+from typing import Any
+
+from nodes.engine_options import EngineOptions
+from nodes.engines.contract import Card
+from nodes.engines.outside import OutsideEngine
+from nodes.engines.vllm.source import VllmSource
+from nodes.folder import ModelRefused, contents_of
+from nodes.text.tokenizer import ModelFiles, Tokenizer
+from tests.engines.reference import CONTEXT
+
+# Blocks of 32 are what its CPU kernels are made for.
+WORDS = f"--dtype float32 --enforce-eager --max-model-len {CONTEXT} --block-size 32"
+
+
+class Quiet(VllmSource):
+    """Our tests take warnings for errors, and packages that vLLM imports have some."""
+
+    def start(self) -> Card:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return super().start()
+
+    async def stop(self) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            await super().stop()
+            gc.collect()  # vLLM leaves the closing of its sockets to that
+
+
+def vllm(folder: Path, slots: int, cache_bytes: int, caching: bool, *words: str) -> OutsideEngine:
+    """One that was not started."""
+    os.environ.update(VLLM_CPU_OMP_THREADS_BIND="nobind", OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
+    native = (*WORDS.split(), "--kv-cache-memory-bytes", str(cache_bytes), *words)
+    options = EngineOptions(str(folder), engine="vllm", slots=slots, caching=caching, native=native)
+    try:
+        tokenizer = Tokenizer(ModelFiles(**contents_of(folder)))
+        eos, vocabulary = tuple(tokenizer.eos_tokens), tokenizer.vocabulary
+    except ModelRefused:
+        eos, vocabulary = (), 2**31 - 1
+    return OutsideEngine(Quiet(folder, options, eos, vocabulary))
+
+
+def kill_core(engine: Any) -> None:
+    """Its process, from outside."""
+    for process in engine._source._guard.processes:
+        name = Path(f"/proc/{process}/comm")
+        if name.is_file() and "Engine" in name.read_text():
+            os.kill(process, signal.SIGKILL)

@@ -1,0 +1,62 @@
+"""For tests only: what SGLang needs besides, where there is no GPU. Python imports this by itself from PYTHONPATH.
+
+The torchvision of PyPI wants operators of its CUDA half before it can be imported beside a torch for CPUs; SGLang's
+NIXL backend says that its cache is in a GPU's memory, and here it is in the host's.
+"""
+
+import sys
+from collections.abc import Callable
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.metadata import version
+from types import ModuleType
+from typing import Any
+
+
+def _operators(spec: ModuleSpec) -> None:
+    """Before torchvision: declare what only its CUDA half would. (The one that PyTorch builds for CPUs has it all.)"""
+    if version("torchvision").endswith("+cpu"):
+        return
+    import torch  # type: ignore[import-not-found,unused-ignore]
+
+    for name in ("nms", "qnms"):
+        torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
+
+def _in_host_memory(spec: ModuleSpec) -> None:
+    """After NIXL's module: what is said to be a GPU's memory is the host's."""
+    loader: Any = spec.loader
+    load = loader.exec_module
+
+    def loaded(module: ModuleType) -> None:
+        load(module)
+        agent: Any = module.nixl_agent
+        begin = agent.__init__
+
+        def begun(self: Any, *arguments: Any, **more: Any) -> None:
+            begin(self, *arguments, **more)
+            self.nixl_mems["VRAM"] = self.nixl_mems["DRAM"]
+
+        agent.__init__ = begun
+
+    loader.exec_module = loaded
+
+
+_CHANGES: dict[str, Callable[[ModuleSpec], None]] = {
+    "torchvision": _operators,
+    "nixl_cu12._api": _in_host_memory,
+    "nixl_cu13._api": _in_host_memory,
+}
+
+
+class _Changed:
+    """Finds these modules as they are, and changes them."""
+
+    def find_spec(self, name: str, path: Any = None, target: object = None) -> ModuleSpec | None:
+        change = _CHANGES.pop(name, None)
+        spec = PathFinder.find_spec(name, path) if change is not None else None
+        if spec is not None and change is not None:
+            change(spec)
+        return spec
+
+
+sys.meta_path.insert(0, _Changed())  # type: ignore[arg-type]

@@ -1,0 +1,186 @@
+"""Handing over by an engine's own connector: what the mesh carries unread, and who is told which token."""
+
+from math import inf
+from typing import Any
+
+import pytest
+
+from mesh.core import Event, Failed, Finished, Go, Halt, Leg, Prepared, Start, Stepped, Yielded
+from nodes import generation, parcels
+from nodes.commands import Applied, Cancel
+from nodes.engines.contract import Ending, Job, Output, Step
+from nodes.generation import Generation
+from nodes.host_core import HostCore
+from nodes.native import AFTER, BESIDE, Native
+from proto.errors import Reason
+from proto.limits import HANDLE_BYTES_MAX
+
+MARK = "vllm 0123"
+PROMPT = [*range(40, 60)]
+LEG = Leg(7, 1, 2)
+
+
+def core_of(mode: str, enforce: bool = False) -> HostCore:
+    core = HostCore(200, enforce=enforce)
+    core.native.mode, core.native.mark = mode, MARK
+    return core
+
+
+def start_of(endpoint: str, handles: Any = (), awaits: bool = False, generated: Any = ()) -> Start:
+    payload = generation.encode(Generation(max_tokens=8, ignore_eos=True))
+    parts = (LEG, endpoint, payload, PROMPT, len(generated), [*generated], b"", inf, "", {})
+    return Start(*parts, handles=handles, awaits=awaits)
+
+
+def parcel(native: bytes = b"where", mark: str = MARK) -> bytes:
+    return Native(AFTER, mark).packed(native, len(PROMPT))
+
+
+def told(events: list[Event]) -> list[int]:
+    """The tokens in these events."""
+    return [token for event in events if isinstance(event, Stepped) for _, tokens, _ in event.made for token in tokens]
+
+
+def test_a_prefill_says_with_its_end_where_its_cache_lies() -> None:
+    core = core_of(AFTER)
+    assert core.start(start_of("prefill/x"), 0.0) == []
+    (job,) = core.commands
+    assert isinstance(job, Job) and job.feeds and job.max_tokens == 1
+    events = core.stepped(Step([Output(LEG, [50], ending=Ending.LENGTH, native=b"where")]), 0.0)
+    assert [type(event) for event in events] == [Stepped, Prepared, Finished], "in this order: the next leg may begin"
+    (prepared,) = [event for event in events if isinstance(event, Prepared)]
+    found = parcels.decode(prepared.handle)
+    assert (found.kind, found.digest, found.count, found.native) == (parcels.NATIVE, MARK, len(PROMPT), b"where")
+    core.check()
+
+
+def test_who_goes_on_after_waits_for_its_tokens() -> None:
+    core = core_of(AFTER)
+    core.start(start_of("generate/x", [parcel()], awaits=True), 0.0)
+    assert not core.commands, "the engine does not have it before Go"
+    core.go(Go(LEG, 0, [50]), 0.0)
+    (job,) = core.commands
+    assert isinstance(job, Job) and (job.native, job.generated, job.feeds) == (b"where", [50], False)
+    assert told(core.stepped(Step([Output(LEG, [51])]), 0.0)) == [51]
+
+
+def test_who_goes_on_at_once_has_what_was_said() -> None:
+    """The prefill is over: its tokens came with the leg."""
+    core = core_of(AFTER)
+    core.start(start_of("generate/x", [parcel()], generated=[50]), 0.0)
+    (job,) = core.commands
+    assert isinstance(job, Job) and (job.native, list(job.generated)) == (b"where", [50])
+
+
+def test_cancelled_while_it_waits_the_engine_never_hears_of_it() -> None:
+    core = core_of(AFTER)
+    core.start(start_of("generate/x", [parcel()], awaits=True), 0.0)
+    (yielded,) = core.halt(Halt(LEG), 1.0)
+    assert isinstance(yielded, Yielded) and not core.commands and not core.runs
+    core.go(Go(LEG, 0, [50]), 1.0)
+    assert not core.commands
+    core.check()
+
+
+@pytest.mark.parametrize("handle", [b"nonsense", parcel(mark="vllm 4567"), parcel(mark="sglang 0123")])
+def test_what_another_engine_or_model_said_is_left_alone(handle: bytes) -> None:
+    core = core_of(AFTER)
+    core.start(start_of("generate/x", [handle]), 0.0)
+    (job,) = core.commands
+    assert isinstance(job, Job) and job.native == b""
+    assert core.handing.counts["foreign"] == 1 and core.handing.counts["pulled"] == 0
+
+
+def test_unfed_it_is_refused_where_it_may_not_compute() -> None:
+    core = core_of(AFTER, enforce=True)
+    (failed,) = core.start(start_of("generate/x"), 0.0)
+    assert isinstance(failed, Failed) and failed.reason is Reason.UNAVAILABLE
+    assert core.start(start_of("generate/x", [parcel()]), 0.0) == [] and len(core.commands) == 1
+    core.check()
+
+
+def test_too_much_for_a_message_is_not_said() -> None:
+    assert len(parcel(bytes(parcels.NATIVE_BYTES_MAX))) <= HANDLE_BYTES_MAX
+    core = core_of(AFTER)
+    core.start(start_of("prefill/x"), 0.0)
+    large = bytes(parcels.NATIVE_BYTES_MAX + 1)
+    events = core.stepped(Step([Output(LEG, [50], ending=Ending.LENGTH, native=large)]), 0.0)
+    assert [type(event) for event in events] == [Stepped, Finished]
+    assert core.handing.counts["no_room"] == 1
+
+
+def test_a_cancelled_prefill_says_nothing() -> None:
+    core = core_of(AFTER)
+    core.start(start_of("prefill/x"), 0.0)
+    core.halt(Halt(LEG), 0.0)
+    events = core.stepped(Step([Output(LEG, [50], native=b"where")]), 0.0)
+    assert not any(isinstance(event, Prepared) for event in events)
+
+
+# --- Both at once ------------------------------------------------------------------------------------------
+
+
+def beside() -> tuple[HostCore, list[Event]]:
+    """A decode leg whose engine runs while the prompt is computed elsewhere; and what the core says by itself."""
+    core, said = core_of(BESIDE), list[Event]()
+    core.wake = said.extend
+    core.start(start_of("generate/x", [parcel(b"room 5")], awaits=True), 0.0)
+    (job,) = core.commands
+    assert isinstance(job, Job) and job.native == b"room 5"
+    core.commands.clear()
+    return core, said
+
+
+def test_a_prefill_beside_says_at_once_where_to_meet() -> None:
+    core = core_of(BESIDE)
+    core.start(start_of("prefill/x"), 0.0)
+    events = core.stepped(Step([Output(LEG, native=b"room 5")]), 0.0)
+    assert [type(event) for event in events] == [Stepped, Prepared]
+    events = core.stepped(Step([Output(LEG, [50], ending=Ending.LENGTH)]), 0.0)
+    assert [type(event) for event in events] == [Stepped, Finished]
+
+
+@pytest.mark.parametrize("before", [0, 1, 2, 3])
+def test_beside_nothing_is_told_before_go_nor_twice(before: int) -> None:
+    core, said = beside()
+    tokens = [50, 51, 52, 53]
+    for token in tokens[:before]:
+        assert told(core.stepped(Step([Output(LEG, [token])]), 0.0)) == []
+    core.go(Go(LEG, 0, [50]), 0.0)
+    for token in tokens[before:]:
+        said += core.stepped(Step([Output(LEG, [token])]), 0.0)
+    said += core.stepped(Step([Output(LEG, ending=Ending.LENGTH)]), 0.0)
+    assert told(said) == [51, 52, 53] and isinstance(said[-1], Finished)
+    assert not core.native.early
+    core.check()
+
+
+def test_beside_an_end_waits_for_go_too() -> None:
+    core, said = beside()
+    assert told(core.stepped(Step([Output(LEG, [50, 51], ending=Ending.STOP)]), 0.0)) == []
+    assert not said and LEG in core.runs
+    core.go(Go(LEG, 0, [50]), 0.0)
+    assert told(said) == [51] and isinstance(said[-1], Finished) and not core.runs
+    core.check()
+
+
+def test_beside_another_token_than_was_told_moves_it() -> None:
+    core, _ = beside()
+    core.go(Go(LEG, 0, [50]), 0.0)
+    assert told(core.stepped(Step([Output(LEG, [60, 61])]), 0.0)) == []
+    (cancel,) = core.commands
+    assert isinstance(cancel, Cancel)
+    run = core.runs[LEG]
+    assert run.failed is not None and run.failed.retryable
+    core.check()
+
+
+def test_beside_a_cancel_forgets_what_was_kept() -> None:
+    core, said = beside()
+    core.stepped(Step([Output(LEG, [50])]), 0.0)
+    core.halt(Halt(LEG), 0.0)
+    core.applied(Applied(freed=[(LEG, 0)]), 0.0)
+    assert not core.native.early and not core.runs
+    core.go(Go(LEG, 0, [50]), 0.0)
+    assert not said
+    core.check()

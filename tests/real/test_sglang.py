@@ -1,0 +1,124 @@
+"""SGLang on the mesh, as its launch scripts start it: the right tokens, whatever is killed, and nothing stays behind.
+
+Runs where SGLang is installed: ./launch/test.sh --engine sglang
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from nodes.folder import folder_of
+from tests.engines.of_sglang import PLACE, SETTINGS, WORDS
+from tests.real import test_vllm as apart
+from tests.real.processes import ROOT
+from tests.real.serving import environment
+from tests.real.test_vllm import Stream, metric, processes, prompt, right, text_of, until
+
+pytestmark = pytest.mark.skipif(
+    find_spec("sglang") is None or find_spec("sgl_kernel") is None, reason="SGLang is not installed here"
+)
+
+MODEL = apart.MODEL
+CACHE_TOKENS = 8192
+HANDING = "--disaggregation-decode-retraction-backup none"  # its usual one needs CUDA
+
+
+class Mesh(apart.Mesh):
+    """What a launch script of SGLang's has started."""
+
+    def __init__(self, script: str, folder: Path, runtime: str, *flags: str, **settings: object) -> None:
+        self.log = folder / "log"
+        self._before = of_sglang()
+        engines = folder / "engines"
+        engines.mkdir()
+        (engines / "sglang").symlink_to(sys.prefix)
+        path = os.pathsep.join([str(PLACE), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+        told = {
+            "WIREMESH_JOIN": f"dir:{runtime}",
+            "WIREMESH_ENGINES": engines,
+            "PORT": 0,
+            "NAME": MODEL,
+            "PYTHONPATH": path,
+            **SETTINGS,
+            **settings,
+        }
+        given = [*WORDS.split(), "--max-total-tokens", str(CACHE_TOKENS), *flags]
+        with self.log.open("wb") as log:
+            self._script = subprocess.Popen(
+                ["bash", f"launch/{script}", str(folder_of("demo")), *given],
+                cwd=ROOT,
+                env={**os.environ, **{name: str(value) for name, value in told.items()}},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def left(self) -> set[int]:
+        """Processes of SGLang that were not there before."""
+        return of_sglang() - self._before
+
+
+def of_sglang() -> set[int]:
+    """All schedulers and the like of this machine."""
+    found = set()
+    for process in processes():
+        try:
+            if (process / "comm").read_text().startswith("sglang::"):
+                found.add(int(process.name))
+        except OSError:
+            continue
+    return found
+
+
+@contextmanager
+def started(script: str, folder: Path, *flags: str, **settings: object) -> Iterator[Mesh]:
+    with environment() as runtime:
+        mesh = Mesh(script, folder, runtime, *flags, **settings)
+        try:
+            yield mesh
+        finally:
+            mesh.end()
+    until(lambda: not mesh.left())
+
+
+def test_two_workers_one_of_which_is_killed(tmp_path: Path) -> None:
+    with started("sglang_agg.sh", tmp_path) as mesh:
+        for number in (0, 1):
+            mesh.line(rf"worker is ready: node \w+ \((worker{number})\)")
+        until(lambda: metric(mesh, "wiremesh_frontend_workers", model=MODEL) == 2)
+        assert text_of(mesh, prompt(1, 100), 24) == right(prompt(1, 100), 24)
+        until(lambda: metric(mesh, "wiremesh_index_blocks") >= 6)
+        assert text_of(mesh, prompt(1, 100), 24) == right(prompt(1, 100), 24)
+        assert metric(mesh, "wiremesh_engine_tokens_total", kind="cached") >= 64, "the router sent it where it was"
+        assert metric(mesh, "sglang:prompt_tokens_total") > 0, "its own metrics are there too"
+        goes_on_without(mesh, "worker0")
+        until(lambda: "attempts=2" in mesh.log.read_text(errors="replace"))
+
+
+def test_prefill_and_decode_apart(tmp_path: Path) -> None:
+    if find_spec("nixl") is None:
+        pytest.skip("NIXL is not installed here")
+    with started("sglang_pd.sh", tmp_path, *HANDING.split()) as mesh:
+        mesh.line(r"(prefill) is ready: node")
+        mesh.line(r"(decode) is ready: node")
+        until(lambda: metric(mesh, "wiremesh_frontend_workers", model=MODEL) == 1)
+        for length in (15, 16, 17, 32, 300, 300):  # around the ends of blocks, and one of which all is cached
+            assert text_of(mesh, prompt(length, length), 24) == right(prompt(length, length), 24), length
+        assert metric(mesh, "wiremesh_transfer_handovers_total", event="pulled") == 6
+        assert text_of(mesh, prompt(33, 33), 1) == right(prompt(33, 33), 1), "whose prefill is all of it"
+        goes_on_without(mesh, "prefill0")  # which has handed over what it had
+
+
+def goes_on_without(mesh: Mesh, worker: str) -> None:
+    """Streams have all their tokens although a worker is killed."""
+    streams = [Stream(mesh, prompt(seed, 40), 250) for seed in range(4)]
+    until(lambda: min(len(stream.texts) for stream in streams) >= 20)
+    os.kill(mesh.worker(worker), signal.SIGKILL)
+    assert [stream.whole() for stream in streams] == [right(prompt(seed, 40), 250) for seed in range(4)]
