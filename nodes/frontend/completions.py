@@ -16,7 +16,7 @@ from nodes.frontend.bodies import read_body
 from nodes.frontend.broadcast import Broadcast
 from nodes.frontend.choice import Choice
 from nodes.frontend.exchange import Exchange
-from nodes.frontend.extras import check_extras, metadata_of
+from nodes.frontend.extras import metadata_of, terms_of
 from nodes.frontend.frontend import LEAVING
 from nodes.frontend.generation import CANCELLED, Generation
 from nodes.frontend.models import ADAPTER, Model
@@ -24,7 +24,7 @@ from nodes.frontend.offered import Offered
 from nodes.frontend.routes import Path, header_of
 from nodes.frontend.texts import Text, prompt_with_media, prompts_of
 from nodes.frontend.viewers import BodyViewer, StreamViewer
-from nodes.frontend.wishing import Manner, manner_of, wish_of
+from nodes.frontend.wishing import Manner, wish_of
 from nodes.generation import Generation as Payload
 from nodes.generation import Spot, encode
 from nodes.openai import errors
@@ -196,25 +196,16 @@ async def prepare_media(exchange: Exchange, demand: Demand, model: Model[Text], 
 
 def bounded(exchange: Exchange, prepared: Prepared) -> Problem | None:
     """How long it may get, and how long it may take."""
-    demand, found = prepared.demand, exchange.wire.headers
+    demand = prepared.demand
     for prompt in prepared.prompts:
         tokens = budget(demand, len(prompt), prepared.model.context)
         if isinstance(tokens, Problem):
             return tokens
         prepared.budgets.append(tokens)
-    timeout_s = headers.timeout_s(found, demand.stream, exchange.frontend.settings.timeout_s)
-    if timeout_s is None:
-        return invalid("`x-request-timeout-ms` must be milliseconds, more than 0.", "x-request-timeout-ms")
-    worker = headers.worker(found)
-    if worker is None:
-        return invalid("`x-wiremesh-worker` must be a node's id, 16 hexadecimal digits.", "x-wiremesh-worker")
-    if problem := check_extras(demand):
-        return problem
-    try:
-        prepared.manner = manner_of(demand, found)
-    except ValueError as error:
-        return invalid(f"How to place this request: {error}.", "routing", "invalid_value")
-    prepared.ask_timeout_s, prepared.worker = timeout_s, worker
+    terms = terms_of(exchange, demand, demand.stream)
+    if isinstance(terms, Problem):
+        return terms
+    prepared.ask_timeout_s, prepared.worker, prepared.manner = terms
     return None
 
 

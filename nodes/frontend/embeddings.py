@@ -14,13 +14,13 @@ from nodes.frontend import headers, limits
 from nodes.frontend.batch import AT_ONCE, Batch
 from nodes.frontend.bodies import read_body
 from nodes.frontend.exchange import Exchange
-from nodes.frontend.extras import check_extras, metadata_of
+from nodes.frontend.extras import metadata_of, terms_of
 from nodes.frontend.frontend import LEAVING
 from nodes.frontend.generation import CANCELLED
 from nodes.frontend.models import Model
 from nodes.frontend.routes import Path, header_of
 from nodes.frontend.texts import Text
-from nodes.frontend.wishing import Manner, manner_of
+from nodes.frontend.wishing import Manner
 from nodes.generation import Generation as Payload
 from nodes.generation import encode
 from nodes.openai import errors
@@ -144,20 +144,12 @@ def texts_of(asked: Embeddings, text: Text, model: Model[Text]) -> list[list[int
 
 def _bounded(exchange: Exchange, prepared: Prepared) -> Problem | None:
     """How long it may take, and how it wants to be placed."""
-    frontend, found, demand = exchange.frontend, exchange.wire.headers, prepared.asked.demand
-    timeout_s = headers.timeout_s(found, False, frontend.settings.timeout_s)
-    if timeout_s is None:
-        return invalid("`x-request-timeout-ms` must be milliseconds, more than 0.", "x-request-timeout-ms")
-    worker = headers.worker(found)
-    if worker is None:
-        return invalid("`x-wiremesh-worker` must be a node's id, 16 hexadecimal digits.", "x-wiremesh-worker")
-    if problem := check_extras(demand):
-        return problem
-    try:
-        prepared.manner = manner_of(demand, found)
-    except ValueError as error:
-        return invalid(f"How to place this request: {error}.", "routing", "invalid_value")
-    prepared.until, prepared.worker = frontend.now() + timeout_s, worker
+    demand = prepared.asked.demand
+    terms = terms_of(exchange, demand, False)
+    if isinstance(terms, Problem):
+        return terms
+    timeout_s, prepared.worker, prepared.manner = terms
+    prepared.until = exchange.frontend.now() + timeout_s
     size = prepared.model.card.engine.embeds
     dimensions = 0 if prepared.asked.dimensions == size else prepared.asked.dimensions
     digest = prepared.model.card.digest

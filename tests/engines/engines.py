@@ -49,6 +49,7 @@ class Row(Struct, frozen=True):
     die: Callable[[Any], None] | None = None  # kill what computes; None: it computes in our process
     penalty: float = 50.0  # of repetition, large enough to be seen; 0: it takes none that is
     stop_s: float = 5.0  # in which it stops, jobs or not
+    litters: bool = False  # its package leaves descriptors open in our process: a worker's end closes them
 
 
 def batching(folder: Path, shape: Shape) -> Batching:
@@ -175,6 +176,7 @@ ROWS = (
         refusals=(EngineRefused,),
         die=kill_vllm,
         stop_s=30.0,
+        litters=True,
     ),
     Row(
         "sglang",

@@ -56,9 +56,9 @@ FLAGS = {
     "hang": ("--fault", "hang"),
     "crash": ("--fault", "crash"),
     "sigterm": ("--drain-s", 0.2),
-    "drain": ("--decode-ms", "0:15"),  # a command takes its time to start: its streams are to be there still
     "room": ("--blocks", 60, "--hand-over"),
 }
+SLOWER = {"drain": ("--decode-ms", "0:15", "--prefill-ms", "0:2")}  # until its command has started
 SIGNALS = {
     "kill": signal.SIGKILL,
     "freeze": signal.SIGSTOP,
@@ -83,7 +83,7 @@ def test_every_stream_is_whole(house: House, hows: str) -> None:
         await served(house.front, 1 + sum(how not in CODES for how in victims))
 
     with house.mesh.moment():
-        victims = {how: house.mesh.worker(how, *PACED, *FLAGS.get(how, ())) for how in hows.split()}
+        victims = {how: house.mesh.worker(how, *SLOWER.get(how, PACED), *FLAGS.get(how, ())) for how in hows.split()}
         asyncio.run(main())
 
 

@@ -190,6 +190,8 @@ def test_a_cancel_gives_the_room_back(place: Place) -> None:
             "blocks_used": 0,
             "blocks_total": 16384,
             "prefill_tokens": 0,
+            "ranks": [],
+            "asleep": 0,
         }
 
     play(place.join, body)
