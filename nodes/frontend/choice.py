@@ -23,7 +23,20 @@ class Choice:
     """The feed of one request of the mesh. `touched` is told, once, that there is something to show."""
 
     __slots__ = (
-        *("_each", "_skip", "arrived", "chunks", "closed", "dirty", "entries", "finish", "index", "items", "last"),
+        *(
+            "_detokenizer",
+            "_each",
+            "_skip",
+            "arrived",
+            "chunks",
+            "closed",
+            "dirty",
+            "entries",
+            "finish",
+            "index",
+            "items",
+            "last",
+        ),
         *("logprob", "longest_s", "outcome", "plain", "prefix", "problem", "prompt", "request", "silent", "stream"),
         *("taken", "texts", "told", "touched", "usage"),
     )
@@ -51,6 +64,7 @@ class Choice:
         self.usage = usage  # of all choices so far; given where every event shows it
         self.prefix = prefix  # the prompt's text, where it is echoed, until it was shown
         self.plain = plain and chunks is not None and not silent and usage is None
+        self._detokenizer = stream.detokenizer
         self._each = stream.detokenizer.each
         self._skip = stream.skip
         self.arrived: list[int] = []
@@ -135,7 +149,13 @@ class Choice:
         if gap_s > self.longest_s:
             self.longest_s = gap_s
         self.last = now
-        return self.chunks.joined(self._each(tokens))  # type: ignore[union-attr]
+        chunks, detokenizer = self.chunks, self._detokenizer
+        assert chunks is not None
+        if count == 1 and not detokenizer.rest:  # a step's: once for each token that is served
+            rendered = detokenizer.rendered[tokens[0]]
+            if rendered is not None:
+                return chunks.before + rendered + chunks.after if rendered else b""
+        return chunks.joined(self._each(tokens))
 
     def _echo(self, events: list[bytes]) -> None:
         """The prompt itself stands before its continuation."""

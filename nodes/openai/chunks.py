@@ -26,7 +26,7 @@ _EMPTY = b"{}"
 class Chunks:
     """Writes the events of one choice of one request."""
 
-    __slots__ = ("_after", "_answer", "_before", "_begin", "_chat", "_id_prefix", "_usage", "opened")
+    __slots__ = ("_answer", "_begin", "_chat", "_id_prefix", "_usage", "after", "before", "opened")
 
     def __init__(self, answer: Answer, index: int = 0, id_prefix: str = "") -> None:
         demand = answer.demand
@@ -37,26 +37,26 @@ class Chunks:
         self.opened = not self._chat
         self._begin = b"data: " + head(answer)
         self._begin += b'"choices":[{"index":%d,' % index + (b'"delta":' if self._chat else b'"text":')
-        self._before = self._begin + (b'{"content":' if self._chat else b"")
+        self.before = self._begin + (b'{"content":' if self._chat else b"")
         end = b',"logprobs":null,"finish_reason":null}]' + self._usage + b"}\n\n"
-        self._after = b"}" + end if self._chat else end
+        self.after = b"}" + end if self._chat else end
 
     def text(self, text: str, position: int = -1) -> bytes:
         """More text. The first event of a chat also says whose it is."""
         if not self.opened or position >= 0:
             return self.event(text, position=position)
-        return b"".join((self._before, _encode(text), self._after))
+        return b"".join((self.before, _encode(text), self.after))
 
     def texts(self, texts: Sequence[str]) -> list[bytes]:
         """An event for each text that is not empty."""
         if not self.opened:
             return [self.text(text) for text in texts if text]
-        before, after, encode = self._before, self._after, _encode
+        before, after, encode = self.before, self.after, _encode
         return [before + encode(text) + after for text in texts if text]
 
     def joined(self, texts: Sequence[str]) -> bytes:
         """The same in one piece; not for the first."""
-        before, after, encode = self._before, self._after, _encode
+        before, after, encode = self.before, self.after, _encode
         if len(texts) == 1:
             text = texts[0]
             return before + encode(text) + after if text else b""

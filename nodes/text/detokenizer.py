@@ -6,8 +6,10 @@ migration from the tokens alone. Its whole output equals decoding all tokens at 
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
+
+import msgspec
 
 REPLACEMENT = "\ufffd"
 
@@ -22,6 +24,9 @@ UNFINISHED_BYTES_MAX = 3
 
 class Detokenizer(Protocol):
     """Tokens of one stream to text."""
+
+    rest: bytes  # of an unfinished character; without it, what is `rendered` is what a token adds
+    rendered: Mapping[int, bytes | None]  # as JSON; None for what depends on its neighbours
 
     @property
     def pending(self) -> bool:
@@ -54,6 +59,7 @@ class Spellings(dict[int, str | None]):
     def __init__(self, spell: Callable[[int], bytes]) -> None:
         super().__init__()
         self.spell = spell
+        self.rendered = Rendered(self)
 
     def __missing__(self, token: int) -> str | None:
         try:
@@ -64,32 +70,53 @@ class Spellings(dict[int, str | None]):
         return text
 
 
+class Never(dict[int, bytes | None]):
+    """Nothing is known of a token by itself."""
+
+    def __missing__(self, token: int) -> None:
+        return None
+
+
+class Rendered(dict[int, bytes | None]):
+    """The same as JSON, which most of them become; nothing for what has no text."""
+
+    def __init__(self, spellings: Spellings) -> None:
+        super().__init__()
+        self._spellings = spellings
+
+    def __missing__(self, token: int) -> bytes | None:
+        text = self._spellings[token]
+        self[token] = made = None if text is None else msgspec.json.encode(text) if text else b""
+        return made
+
+
 class ByteDetokenizer:
     """For tokens that are bytes."""
 
-    __slots__ = ("_pending", "_spellings")
+    __slots__ = ("_spellings", "rendered", "rest")
 
     def __init__(self, spellings: Spellings) -> None:
         self._spellings = spellings
-        self._pending = b""
+        self.rendered: Mapping[int, bytes | None] = spellings.rendered
+        self.rest = b""  # of an unfinished character
 
     @property
     def pending(self) -> bool:
-        return bool(self._pending)
+        return bool(self.rest)
 
     def feed(self, tokens: Sequence[int]) -> str:
-        if not self._pending:
+        if not self.rest:
             texts = [self._spellings[token] for token in tokens]
             if None not in texts:
                 return texts[0] if len(texts) == 1 else "".join(texts)  # type: ignore[return-value, arg-type]
         spell = self._spellings.spell
-        data = self._pending + b"".join([spell(token) for token in tokens])
+        data = self.rest + b"".join([spell(token) for token in tokens])
         cut = len(data) - unfinished(data)
-        self._pending = data[cut:]
+        self.rest = data[cut:]
         return data[:cut].decode("utf-8", "replace")
 
     def each(self, tokens: Sequence[int]) -> list[str]:
-        if not self._pending:
+        if not self.rest:
             spellings = self._spellings
             texts = [spellings[token] for token in tokens]
             if None not in texts:
@@ -97,5 +124,5 @@ class ByteDetokenizer:
         return [self.feed((token,)) for token in tokens]
 
     def finish(self) -> str:
-        data, self._pending = self._pending, b""
+        data, self.rest = self.rest, b""
         return data.decode("utf-8", "replace")

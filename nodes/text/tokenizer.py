@@ -5,7 +5,7 @@ only wraps the `tokenizers` library, which is why it cannot be pure.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from hashlib import blake2b
 from typing import Any
@@ -15,7 +15,7 @@ from msgspec import Struct
 from tokenizers import Tokenizer as Library
 from tokenizers.decoders import DecodeStream
 
-from nodes.text.detokenizer import REPLACEMENT, ByteDetokenizer, Detokenizer, Spellings
+from nodes.text.detokenizer import REPLACEMENT, ByteDetokenizer, Detokenizer, Never, Spellings
 from nodes.text.words import Words, separable
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its thread pool does not survive a fork, and gains nothing
@@ -242,6 +242,9 @@ def _bytes_of_letters(piece: str) -> bytes:
 class LibraryDetokenizer:
     """For all other vocabularies: the library's own stream. It waits for ever for bytes that never become a character;
     after some tokens they are shown as they decode."""
+
+    rest = b""
+    rendered: Mapping[int, bytes | None] = Never()
 
     def __init__(self, library: Any, before: Sequence[int], skip_special: bool) -> None:
         self._library = library
