@@ -24,11 +24,12 @@ say "mypy --strict"
 say "the tidy test"
 .venv/bin/python -m pytest --quiet tests/test_tidy.py
 
+told=$(mktemp)
+trap 'rm -f "$told"' EXIT
+
 # Those with real processes mostly wait: beside the others they cost a few minutes less.
 if [ $# -eq 0 ]; then
     say "all tests, those with real processes beside the others"
-    told=$(mktemp)
-    trap 'rm -f "$told"' EXIT
     set -m # without job control a shell lets what runs in the background ignore SIGINT
     .venv/bin/python -m pytest --quiet -p no:cacheprovider tests/real >"$told" 2>&1 &
     set +m
@@ -41,8 +42,11 @@ else
     .venv/bin/python -m pytest --quiet --deselect tests/test_tidy.py "$@"
 fi
 
-say "the simulator's gate"
-.venv/bin/wiremesh sim run --seeds 0:3000
-.venv/bin/wiremesh sim run --profile serving --seeds 0:1000
+say "the simulator's gate, both halves at once"
+.venv/bin/wiremesh sim run --profile serving --seeds 0:1000 >"$told" 2>&1 &
+.venv/bin/wiremesh sim run --seeds 0:3000 || failed=yes
+wait $! || failed=yes
+cat "$told"
+[ -z "${failed:-}" ] || give_up "the simulator has found something"
 
 say "all good"
