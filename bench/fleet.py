@@ -39,7 +39,7 @@ from bench.processes import Failed
 from bench.systems import CLIENTS, MODEL, Shape, System, running
 from bench.tinymodel import made
 from bench.truth import Prompts, Truth, vocabulary
-from nodes.engines.blocks import chain
+from nodes.contract.blocks import chain
 from nodes.engines.sim import continuation
 
 BLOCK_TOKENS = 16

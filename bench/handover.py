@@ -15,7 +15,7 @@ from random import Random
 
 import numpy as np
 
-from nodes.engines.contract import Job, Sampling
+from nodes.contract.engine import Job, Sampling
 from nodes.engines.numpy.engine import NumpyEngine, Settings
 from nodes.engines.numpy.exchange import Exchange
 from nodes.engines.scheduler import Running

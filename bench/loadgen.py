@@ -58,6 +58,7 @@ class Load(Struct, frozen=True, kw_only=True):
     quick_acks: bool = False  # for servers that leave Nagle's algorithm on: hides what it costs their clients
     pids: dict[str, list[int]] = {}
     seed: int = 1
+    temperature: float = -1.0  # below 0 nothing is said of it
     folder: str = str(FOLDER)
     sim: bool = False  # the engine is our simulated one: what it must say is known
     trace: str = ""  # a file for what happened to each request
@@ -194,7 +195,7 @@ class Run:
         if len(self.recordings) >= load.requests if load.requests else time.perf_counter() >= end:
             return
         prompt = self._prompts.next()
-        asked = body(load.model, prompt, load.tokens, load.stream)
+        asked = body(load.model, prompt, load.tokens, load.stream, load.temperature)
         self.recordings.append(connection.send(b"%b%d\r\n\r\n%b" % (self._head, len(asked), asked), prompt))
         if load.quick_acks:
             connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
@@ -290,7 +291,7 @@ def loaded(arguments: list[str]) -> Load:
     parser.add_argument("--model", required=True)
     for name in ("connections", "tokens", "prompt_tokens", "requests", "seed"):
         parser.add_argument("--" + name.replace("_", "-"), type=int)
-    for name in ("seconds", "warm_up_s"):
+    for name in ("seconds", "warm_up_s", "temperature"):
         parser.add_argument("--" + name.replace("_", "-"), type=float)
     parser.add_argument("--folder", help="the model's directory (default: what bench.tinymodel makes)")
     parser.add_argument("--sim", action="store_const", const=True, help="the engine is our simulated one")

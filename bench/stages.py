@@ -23,7 +23,7 @@ from bench.tinymodel import made
 from bench.truth import Prompts, Truth
 from mesh.core import TICK, Ask, Deliver, Event, Finish, Found, Halt, Heard, Hint, Start, Transmit, Want
 from mesh.node import Node, Settings
-from nodes.engines.contract import Step
+from nodes.contract.engine import Step
 from nodes.engines.scheduler import Limits
 from nodes.engines.sim import Settings as Simulated
 from nodes.engines.sim import SimEngine

@@ -25,7 +25,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from nodes.engines.contract import Job, Sampling
+from nodes.contract.engine import Job, Sampling
 from nodes.engines.numpy.engine import NumpyEngine, Settings
 from nodes.folder import folder_of
 from nodes.tiers.options import read

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from launch.demo_model.senses import SMALL, TINY, make
-from nodes.engines.contract import MediaCard
+from nodes.contract.engine import MediaCard
 from nodes.engines.numpy.towers import Towers, load
 
 ROUNDS = 7

@@ -73,7 +73,7 @@ def vocabulary(truth: Truth) -> list[str]:
     return words
 
 
-def body(model: str, prompt: str, tokens: int, stream: bool) -> bytes:
+def body(model: str, prompt: str, tokens: int, stream: bool, temperature: float = -1.0) -> bytes:
     """A chat request for so many tokens and no fewer."""
     asked = {
         "model": model,
@@ -82,6 +82,8 @@ def body(model: str, prompt: str, tokens: int, stream: bool) -> bytes:
         "ignore_eos": True,
         "stream": stream,
     }
+    if temperature >= 0.0:
+        asked["temperature"] = temperature
     if stream:
         asked["stream_options"] = {"include_usage": True}
     return msgspec.json.encode(asked)

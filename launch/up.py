@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 from random import Random
 from shutil import get_terminal_size
@@ -35,6 +35,7 @@ READ_BYTES = 65_536
 LAST_READS = 4  # a pipe holds 64 KiB; more would come from a child of the dead process, which may live on
 REDRAW_S = 1.0
 SPLIT_VARIABLE = "WIREMESH_ROUTER_DISAGG_TOKENS"  # when a prompt is worth the trip to a prefill worker
+FED = ("sglang",)  # engines whose decode workers compute no prompt: each must go to a prefill worker
 HOST_CHARS_MAX = 64
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SIGNALS = {number.value: number.name for number in signal.Signals}
@@ -68,9 +69,7 @@ def places_of(
         return [*shared_flags, *own, *_given("role", role), *engines]
 
     frontend = ["--host", flags.host, "--port", str(port)]
-    router: list[str] = []
-    if flags.count("prefill") and SPLIT_VARIABLE not in os.environ:
-        router = ["--disagg-tokens", "0"]  # who asks for prefill workers wants to see them work, with short prompts too
+    router = _splitting(flags, own) if flags.count("prefill") else []
     kinds = [
         ("worker", "worker", "worker", flags.count("workers"), worker("")),
         ("decode", "worker", "worker", flags.count("decode"), worker("decode")),
@@ -85,6 +84,25 @@ def places_of(
         for name, role, command, count, words in kinds
         for number in range(1, count + 1)
     ]
+
+
+def _splitting(flags: UpFlags, for_workers: Sequence[str]) -> list[str]:
+    """When routers send a prompt to a prefill worker."""
+    if (flags.engine or _value("engine", for_workers) or os.environ.get("WIREMESH_WORKER_ENGINE")) in FED:
+        return ["--enforce-disagg"]
+    if SPLIT_VARIABLE in os.environ:
+        return []
+    return ["--disagg-tokens", "0"]  # who asks for prefill workers wants to see them work, with short prompts too
+
+
+def _value(name: str, words: Sequence[str]) -> str:
+    """What a flag among these words says: of the last, as argparse takes it."""
+    flag, found = flag_of(name), ""
+    for index, word in enumerate(words):
+        given, separator, value = word.partition("=")
+        if given == flag:
+            found = value if separator else next(iter(words[index + 1 :]), "")
+    return found
 
 
 def mesh_words(arguments: argparse.Namespace) -> tuple[str, ...]:

@@ -49,6 +49,8 @@ def _set_threads(threads: int) -> None:
 def _serve(options: Options, flags: WorkerFlags, folder: Path, name: str) -> int:
     if flags.role == "encoder":
         return _encode(options, flags, folder, name)
+    if flags.diffusion:
+        return _imagine(options, flags, folder, name)
     with _progress(f"{name} from {folder} ({_megabytes(folder)}) for the {flags.engine} engine", flags.start_s or inf):
         from nodes import serving, worker  # Only now: this line is shown before anything slow happens.
         from nodes.loading import load
@@ -63,6 +65,15 @@ def _encode(options: Options, flags: WorkerFlags, folder: Path, name: str) -> in
 
         senses = encoding.load(flags)
     return serving.run(options, lambda: encoding.run(options, senses, flags, flags.queue))
+
+
+def _imagine(options: Options, flags: WorkerFlags, folder: Path, name: str) -> int:
+    with _progress(f"{name} from {folder}, which makes {flags.diffusion}s", flags.start_s or inf):
+        from nodes import serving  # As above.
+        from nodes.diffusion import worker
+
+        studio = worker.load(flags)
+    return serving.run(options, lambda: worker.run(options, studio, flags, flags.queue))
 
 
 @contextmanager

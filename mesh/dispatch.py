@@ -198,11 +198,11 @@ class Dispatch:
         """Submit the next leg; False if nobody can take it."""
         node, endpoint, rank = request.stops.pop(0)
         last = not request.stops
-        peers = self._placing.able(request, now, endpoint, last)
-        if not peers:
-            return False
-        peer = peers.get(node)
+        peer = self._placing.named(request, now, node, endpoint, last)
         if peer is None:
+            peers = self._placing.able(request, now, endpoint, last)
+            if not peers:
+                return False
             peer, rank = self._placing.choose(request, peers, endpoint), request.rank if last else -1
         self._submit(request, peer, endpoint, rank, now)
         return True

@@ -161,12 +161,12 @@ class _Dealer:
 
     __slots__ = ("burst", "burst_at", "descriptor", "send", "socket")
 
-    def __init__(self, socket: Socket) -> None:
+    def __init__(self, socket: Socket, now: float) -> None:
         self.socket = socket
         self.send = MethodType(zmq.backend.Socket.send, socket)  # the wrapper around it costs as much again
         self.descriptor: int = socket.FD
         self.burst = 0  # frames since `burst_at`: tells a full queue from a dead link
-        self.burst_at = 0.0
+        self.burst_at = now
 
 
 class Outboxes:
@@ -193,7 +193,7 @@ class Outboxes:
 
     def open(self, session: int, address: str) -> None:
         """A new session. An address that cannot be connected to is told as a dead link, like one that is refused."""
-        dealer = _Dealer(self._context.socket(zmq.DEALER))
+        dealer = _Dealer(self._context.socket(zmq.DEALER), self._loop.time())
         self._dealers[session] = dealer
         self._configure(dealer.socket, address)
         try:

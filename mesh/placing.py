@@ -30,13 +30,23 @@ class Placing:
         """Who could take its last stop now, or another one."""
         pinned = request.pinned if last else 0
         peers = self._serving(endpoint or request.ask.endpoint)
+        if not (pinned or request.excluded or request.ask.barred):  # what is common, without a call for each
+            return {peer.node: peer for peer in peers if peer.ready}
         return {peer.node: peer for peer in peers if _can_take(peer, request, pinned, now)}
+
+    def named(self, request: Request, now: float, node: int, endpoint: str, last: bool) -> Peer | None:
+        """This instance, if it could take that stop now."""
+        pinned = request.pinned if last else 0
+        for peer in self._serving(endpoint):
+            if peer.node == node:
+                return peer if _can_take(peer, request, pinned, now) else None
+        return None
 
     def fits(self, request: Request, stops: list[Stop], now: float) -> bool:
         """Whether each stop of this advice can be made."""
         last = len(stops) - 1
-        able = [node in self.able(request, now, name, at == last) for at, (node, name, _) in enumerate(stops)]
-        return bool(able) and all(able)
+        able = [self.named(request, now, node, name, at == last) for at, (node, name, _) in enumerate(stops)]
+        return bool(able) and None not in able
 
     def plan(self, request: Request, now: float) -> list[Stop]:
         """Where it goes if nobody advises; nowhere: it has to wait."""

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from nodes.engines.contract import Card
+from nodes.contract.engine import Card
 from proto.limits import KIB, NAME_CHARS_MAX, TEXT_CHARS_MAX
 
 PIECE_BYTES_MAX = 256 * KIB  # one item of a file: a token of another stream never waits behind more

@@ -5,7 +5,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from nodes.engines.contract import Engine, Job
+from nodes.contract.engine import Engine, Job
 
 
 class Cancel(Struct):

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from nodes.contract.engine import Card
 from nodes.engine_options import EngineOptions
-from nodes.engines.contract import Card
 from nodes.engines.embedding import Body, EmbeddingEngine
 from nodes.engines.numpy.engine import Settings, read_json
 from nodes.engines.pooling import pooling_of

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 from mesh.core import Event, Finished, Go, Halt, Hint, Leg, Prepared, Start, Yielded
 from nodes import generation, names, parcels
-from nodes.engines.contract import BlockEvent
+from nodes.contract.engine import BlockEvent
 from nodes.host import PULSE_S, Pulse
 from nodes.media import limits
 from nodes.media.content import MediaRefused

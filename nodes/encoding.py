@@ -7,10 +7,10 @@ from msgspec import Struct
 
 from mesh.actor import Actor
 from mesh.options import Options
+from nodes.contract.engine import MediaCard
 from nodes.encoder import SLOTS, EncoderHost
 from nodes.endpoints import node_endpoints
 from nodes.engine_options import EngineOptions
-from nodes.engines.contract import MediaCard
 from nodes.folder import ModelRefused, contents_of, folder_of, name_of
 from nodes.media import decoder, limits
 from nodes.media.embedder import Embedder, Encodes
@@ -55,7 +55,7 @@ def load(options: EngineOptions) -> Senses:
     except (Unsupported, Damaged, MemoryError) as error:
         raise ModelRefused(f"the encoder cannot use {folder}: {error or 'not enough memory'}") from None
     except ImportError as error:
-        raise ModelRefused(f"--engine transformers needs pip install 'wiremesh[transformers]': {error}") from None
+        raise ModelRefused(f"--engine {options.engine} needs pip install 'wiremesh[transformers]': {error}") from None
     if towers is None:
         raise ModelRefused(f"{folder} has neither eyes nor ears: an encoder is of no use to it, start a worker")
     refuse_blind(towers.cards)
@@ -64,8 +64,8 @@ def load(options: EngineOptions) -> Senses:
 
 
 def _towers(folder: Path, options: EngineOptions) -> Towers | None:
-    """Those of the engine whose workers they see for."""
-    if options.engine == "transformers":
+    """Those of the engine whose workers they see for: with vLLM and SGLang the transformers library is there too."""
+    if options.engine in ("transformers", "vllm", "sglang"):
         from nodes.engines.transformers import vision
         from nodes.engines.transformers.library import torch
 

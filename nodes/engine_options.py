@@ -8,13 +8,13 @@ from msgspec import Struct
 
 from mesh.options import OptionRefused
 from nodes import faults
-from nodes.engines.timing import Timing
 from nodes.names import POOL_CHARS_MAX, is_pool
 from nodes.tiers.options import USES, USES_MAX, Asked, disk_of, read, store_of
 from nodes.transfer.causes import Way
 
 ENGINES = ("numpy", "transformers", "sim", "openai", "vllm", "sglang", "trtllm")
 NATIVE = ("vllm", "sglang", "trtllm")  # engines with flags of their own, which are passed on as they are
+DIFFUSION = ("image", "video")
 ROLES = ("worker", "prefill", "decode", "encoder")
 STAGING_BYTES = 256 << 20  # some prompts of a large model on their way; taken from the system only as it is used
 WAYS = "shared,bulk"  # NIXL only where it is asked for: its sockets know no mesh key
@@ -60,6 +60,7 @@ class EngineOptions(Struct, frozen=True):
     url: str = ""
     url_model: str = ""
     url_key_file: str = ""
+    diffusion: str = ""
 
     def __post_init__(self) -> None:
         _require(self.engine in ENGINES, "engine", self.engine, ", ".join(ENGINES[:-1]) + " or " + ENGINES[-1])
@@ -84,6 +85,7 @@ class EngineOptions(Struct, frozen=True):
         _try("kv_store", lambda text: text and store_of(text), self.kv_store)
         _foreign(self)
         _behind_url(self)
+        _diffuses(self)
         if self.tiers is not None and not (self.caching and self.role != "encoder"):
             raise OptionRefused(
                 "--kv-host-bytes, --kv-disk and --kv-store are for workers that keep a cache of prompts"
@@ -98,11 +100,6 @@ class EngineOptions(Struct, frozen=True):
     def ways(self) -> tuple[Way, ...]:
         """The transports that caches may be moved by, the best first."""
         return ways_of(self.transports)
-
-    @property
-    def timing(self) -> Timing:
-        """How long a simulated step takes."""
-        return Timing(self.speedup, points(self.prefill_ms), points(self.decode_ms))
 
 
 def ways_of(text: str) -> tuple[Way, ...]:
@@ -141,6 +138,7 @@ ONLY = {  # which engines a flag is for
     **dict.fromkeys(("url", "url_model", "url_key_file"), ("openai",)),
     **dict.fromkeys(("kv_host_bytes", "kv_disk", "kv_store", "kv_uses"), ("numpy", "transformers", "sim")),
     "kv_bytes": ("numpy", "transformers"),
+    "diffusion": ("transformers", "trtllm"),
 }
 
 
@@ -161,6 +159,19 @@ def _behind_url(options: EngineOptions) -> None:
     _require(holds, "url", options.url, "the server's OpenAI-compatible URL, as in http://127.0.0.1:8001/v1")
     if options.role != "worker":
         raise OptionRefused(f"--engine openai is for --role worker, not {options.role}: no server hands its cache over")
+
+
+def _diffuses(options: EngineOptions) -> None:
+    """What is of no use to a worker that makes pictures."""
+    if not options.diffusion:
+        return
+    _require(options.diffusion in DIFFUSION, "diffusion", options.diffusion, " or ".join(DIFFUSION))
+    if options.role != "worker":
+        raise OptionRefused(f"--diffusion is for --role worker, not {options.role}")
+    if options.slots > 1:
+        raise OptionRefused("--slots is for engines that batch: with --diffusion one picture is made at a time")
+    if options.logits_processor or options.context:
+        raise OptionRefused("--logits-processor and --context are for engines that make tokens: leave out --diffusion")
 
 
 def _try(name: str, parse: object, value: object) -> None:

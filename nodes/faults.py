@@ -1,17 +1,23 @@
 """Pure. What a simulated engine is told to do wrong, and when: for tests, and to show what a mesh does about it."""
 
 import re
+from enum import StrEnum
 
 from msgspec import Struct
-
-from nodes.engines.blocks import Digest
-from nodes.engines.contract import Step
-from nodes.engines.sim import Fault, Settings, SimEngine
 
 SLOW_FACTOR = 10.0
 FACTOR_MAX = 1e6
 FORM = "crash, hang or slow[:FACTOR], and perhaps @STEP: 'crash', 'hang@200', 'slow:8@50'"
 _FAULT = re.compile(r"(crash|hang|slow)(?::(\d+(?:\.\d+)?))?(?:@(\d+))?")
+
+
+class Fault(StrEnum):
+    """What can be wrong with it, on command."""
+
+    NONE = "none"
+    HANG = "hang"  # steps never end, nothing progresses
+    CRASH = "crash"  # the next step raises
+    SLOW = "slow"  # steps take `factor` times as long
 
 
 class Plan(Struct, frozen=True):
@@ -31,26 +37,3 @@ def parse(text: str) -> Plan:
         raise ValueError(f"it must be {FORM}")
     factor = min(float(found[2]), FACTOR_MAX) if found[2] else SLOW_FACTOR
     return Plan(Fault(found[1]), factor, int(found[3] or 0))
-
-
-class FaultyEngine(SimEngine):
-    """A simulated engine with a plan."""
-
-    def __init__(self, settings: Settings, digest: Digest, plan: Plan) -> None:
-        super().__init__(settings, digest)
-        self.plan = plan
-        self.faults = 0
-        self._steps = 0
-        self._on = False
-
-    def step(self) -> Step:
-        self._steps += 1
-        if self._steps == self.plan.step:
-            self.toggle()
-        return super().step()
-
-    def toggle(self) -> None:
-        """Begin to fail, or heal."""
-        self._on = not self._on
-        self.faults += self._on
-        self.fault(self.plan.fault if self._on else Fault.NONE, self.plan.factor)

@@ -10,10 +10,9 @@ from math import isfinite
 import msgspec
 from msgspec import Struct
 
-from nodes.engines.contract import Job, Logprobs, Sampling
-from nodes.engines.media import Media
-from nodes.media.content import KINDS
-from nodes.media.limits import HASH_BYTES, PARTS_MAX
+from nodes.contract.engine import Job, Logprobs, Sampling
+from nodes.contract.guide import Guide, guide_complaint
+from nodes.contract.media import HASH_BYTES, KINDS, PARTS_MAX, Spot, media_of
 from proto.limits import NAME_CHARS_MAX, TOKENS_MAX
 from proto.placing import RANK
 
@@ -27,19 +26,6 @@ STOPS_MAX = 1_024  # stop tokens
 RANK_DIGITS_MAX = 3  # of the number of a rank: there are 256 at most
 DIMENSIONS_MAX = 65_536  # numbers of an embedding, 256 KiB: some times the widest model
 SALT_CHARS_MAX = 1_024  # it is hashed once per request
-
-
-class Spot(Struct, array_like=True, frozen=True):
-    """Positions of the prompt that a picture, a sound or a clip fills: their tokens are only placeholders."""
-
-    kind: str  # image, audio or video
-    first: int
-    count: int
-    content: bytes  # the part's name, a hash
-
-    @property
-    def end(self) -> int:
-        return self.first + self.count
 
 
 class Generation(Struct, array_like=True, frozen=True):
@@ -57,6 +43,7 @@ class Generation(Struct, array_like=True, frozen=True):
     embeds: bool = False
     dimensions: int = 0
     lora: str = ""  # an adapter of the model
+    guide: Guide | None = None
 
 
 Row = tuple[float, list[tuple[int, float]]]  # of `Logprobs`, without names: one goes with each token
@@ -78,6 +65,7 @@ def decode(payload: bytes) -> Generation:
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise ValueError(f"the request is no generation: {error}") from None
     complaint = _complaint(found) or _sampling_complaint(found.sampling) or _media_complaint(found.media)
+    complaint = complaint or guide_complaint(found.guide)
     if complaint:
         raise ValueError(complaint)
     return found
@@ -103,11 +91,12 @@ def job_of(
         sampling=generation.sampling,
         cache_salt=generation.cache_salt,
         priority=generation.priority,
-        media=[Media(spot.first, spot.count, spot.content) for spot in generation.media],
+        media=[media_of(spot) for spot in generation.media],
         embeds=generation.embeds,
         dimensions=generation.dimensions,
         lora=generation.lora,
         rank=_rank(metadata or {}),
+        guide=generation.guide,
     )
 
 
@@ -162,6 +151,8 @@ def _media_complaint(spots: tuple[Spot, ...]) -> str:
             return "a picture, sound or clip without a kind or a name"
         if not end <= spot.first < spot.end <= TOKENS_MAX:
             return "pictures, sounds and clips fill positions one after another, each at least one"
+        if not 0 <= spot.across <= spot.count:
+            return "a picture has lines that are longer than all of it"
         end = spot.end
     return ""
 

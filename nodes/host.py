@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from mesh.core import Event, Go, Halt, Hint, Leg, Progressed, Start
 from mesh.host import Host
 from nodes.commands import Applied, Command, Stir, apply
-from nodes.engines.contract import Card, Engine, EngineLoad, Step
+from nodes.contract.engine import Card, Engine, EngineLoad, Step
 from nodes.engines.outside import OutsideEngine
 from nodes.handing import Handing
 from nodes.host_core import HostCore

@@ -13,8 +13,8 @@ from typing import Any
 from mesh.core import Event, Failed, Go, Halt, Hint, Leg, Prepared, Start, Stepped
 from nodes import generation
 from nodes.commands import Applied, Cancel, Command, Land
-from nodes.engines.contract import ASLEEP, FULL, Ending, Job, Output, Step
-from nodes.engines.media import Media
+from nodes.contract.engine import ASLEEP, FULL, Ending, Job, Output, Step
+from nodes.contract.media import Media
 from nodes.handing import Handing
 from nodes.host_metrics import Counts
 from nodes.names import PREFILL
@@ -89,8 +89,6 @@ class HostCore:
             self._forget(leg)
             return [self._refuse(Failed(leg, Reason.UNAVAILABLE, text=UNFED))]
         self.runs[leg] = run
-        if run.waits is not None:
-            return []
         if wanted.media:
             run.job, run.spots, run.handles = job, wanted.media, start.handles
             if not job.lands:
@@ -104,13 +102,15 @@ class HostCore:
     def go(self, go: Go, now: float) -> None:
         """Other legs made these units, and make no more."""
         run = self.runs.get(go.leg)
-        if run is not None and run.unfed:
-            run.unfed = False
-            if run.waits is not None and not run.spots:
-                job, run.waits = run.waits, None
-                self.wake(self._submit(job, run))
-        elif run is not None and self.native.mode:
-            self._go_native(go, run)
+        if run is not None and run.unfed and run.waits is not None:
+            run.unfed, job = False, run.waits
+            job.generated, run.length = [*job.generated, *go.tokens], run.length + len(go.tokens)
+            if not run.spots:
+                run.waits = None
+                if events := self._submit(job, run):
+                    self.wake(events)
+        elif run is not None and (outputs := self.native.go(go.leg, go.tokens)):
+            self.wake(self._told(outputs))
         self.handing.go(go.leg, go.tokens, now)
 
     def hint(self, hint: Hint, now: float) -> list[Event]:
@@ -181,17 +181,7 @@ class HostCore:
         job.native, foreign = self.native.of(start.handles)
         self.handing.counts["foreign"] += foreign
         self.handing.counts["pulled"] += bool(job.native)
-        if not self.native.begins(start.leg, start.awaits):
-            run.waits = job
-
-    def _go_native(self, go: Go, run: Run) -> None:
-        if run.waits is not None and not run.spots:
-            job, run.waits = run.waits, None
-            job.generated = [*job.generated, *go.tokens]
-            run.length += len(go.tokens)
-            self.commands.append(job)
-        elif outputs := self.native.go(go.leg, go.tokens):
-            self.wake(self._told(outputs))
+        run.unfed = not self.native.begins(start.leg, start.awaits)
 
     def _prepared(self, output: Output, events: list[Event]) -> None:
         run = self.runs.get(output.key)  # type: ignore[call-overload]

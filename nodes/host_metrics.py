@@ -1,6 +1,6 @@
 """Pure. The figures of an engine host and of what it hands over, as metrics."""
 
-from nodes.engines.contract import EngineLoad
+from nodes.contract.engine import EngineLoad
 from nodes.handing import Handing
 from nodes.metrics import Family, Histogram, counter, gauge, histogram
 

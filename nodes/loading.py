@@ -9,9 +9,11 @@ from xxhash import xxh3_64_intdigest
 
 from nodes.agreement import digest_of, marks_of
 from nodes.card import ModelCard
-from nodes.engine_options import EngineOptions
-from nodes.engines.contract import Card, Engine
+from nodes.contract.engine import Card, Engine
+from nodes.engine_options import EngineOptions, points
 from nodes.engines.logits import processors_of
+from nodes.engines.timing import Timing
+from nodes.faults import parse
 from nodes.folder import ModelRefused, contents_of, folder_of, name_of
 from nodes.text.detokenizer import REPLACEMENT
 from nodes.text.tokenizer import ModelFiles, Tokenizer, digest
@@ -156,7 +158,7 @@ def _transformers(folder: Path, options: EngineOptions, tokenizer: Tokenizer) ->
 
 
 def _sim(folder: Path, options: EngineOptions, tokenizer: Tokenizer) -> Made:
-    from nodes import faults
+    from nodes.engines.faulty import FaultyEngine
     from nodes.engines.scheduler import Limits
     from nodes.engines.sim import Settings
 
@@ -174,9 +176,14 @@ def _sim(folder: Path, options: EngineOptions, tokenizer: Tokenizer) -> Made:
         caching=options.caching,
         hand_over=options.hand_over,
     )
-    settings = Settings(limits, options.timing, tokens, folder.name, options.poison)
-    engine = faults.FaultyEngine(settings, xxh3_64_intdigest, faults.parse(options.fault))
+    settings = Settings(limits, timing_of(options), tokens, folder.name, options.poison)
+    engine = FaultyEngine(settings, xxh3_64_intdigest, parse(options.fault))
     return engine, engine.start(), tokens
+
+
+def timing_of(options: EngineOptions) -> Timing:
+    """How long a simulated step takes."""
+    return Timing(options.speedup, points(options.prefill_ms), points(options.decode_ms))
 
 
 def _vllm(folder: Path, options: EngineOptions, tokenizer: Tokenizer) -> Made:

@@ -6,6 +6,7 @@ GENERATE = "generate/"  # a model's token streams: this and the model's name
 PREFILL = "prefill/"  # its prompts, computed for who generates
 POOL = "pool/"  # a tag: who serves it belongs to the pool of that name
 ENCODE = "encode/"  # its pictures and sounds, made into embeddings
+IMAGINE = "imagine/"  # pictures and clips that a model makes
 CARD = "wiremesh.model.card"  # what a worker serves
 FILE = "wiremesh.model.file"  # the content of its files
 OBJECT = "wiremesh.model.object"  # a frontend tells a worker why it gives it no requests

@@ -13,7 +13,7 @@ from collections.abc import Hashable, Sequence
 from msgspec import Struct, field
 
 from nodes import parcels
-from nodes.engines.contract import Output
+from nodes.contract.engine import Output
 from nodes.parcels import Parcel
 
 AFTER, BESIDE = "after", "beside"

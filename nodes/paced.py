@@ -5,7 +5,7 @@ from math import inf
 
 from mesh.core import Event, Go, Halt, Hint, Start
 from nodes.commands import apply
-from nodes.engines.contract import Engine, EngineLoad, Step
+from nodes.contract.engine import Engine, EngineLoad, Step
 from nodes.handing import Handing
 from nodes.host_core import HostCore
 from proto import limits

@@ -10,7 +10,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
-from nodes.media.limits import HASH_BYTES, PARTS_MAX
+from nodes.contract.media import HASH_BYTES, PARTS_MAX
 from nodes.transfer.handle import Handle, HandleRefused, examine
 from proto.basics import U32, Name
 

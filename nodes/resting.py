@@ -14,7 +14,7 @@ from msgspec import Struct
 from mesh import schema
 from mesh.endpoint import Endpoint, define
 from nodes import names
-from nodes.engines.contract import Card, EngineLoad
+from nodes.contract.engine import Card, EngineLoad
 from nodes.host import EngineHost
 
 LEVELS = (1, 2)  # the cache; the weights too

@@ -16,8 +16,8 @@ from mesh.core import Want
 from mesh.endpoint import Endpoint, define
 from mesh.options import Options
 from mesh.routing import ROUTER
+from nodes.contract.blocks import chain, root
 from nodes.endpoints import node_endpoints
-from nodes.engines.blocks import chain, root
 from nodes.metrics import Family
 from nodes.names import ENCODE, EXPLAIN, GENERATE, OVERLAP, PREFILL
 from nodes.routing import metrics

@@ -8,9 +8,8 @@ from msgspec import Struct
 
 from mesh.core import Event, Failed, Finished, Leg, Yielded
 from nodes.commands import Cancel, Command, Land
-from nodes.engines.contract import Ending, Job, Output
-from nodes.engines.media import Media
-from nodes.generation import Spot
+from nodes.contract.engine import Ending, Job, Output
+from nodes.contract.media import Media, Spot
 from nodes.handing import Handing
 from proto.errors import Reason
 
@@ -31,7 +30,7 @@ class Run(Struct):
     length: int = 0  # positions of its sequence, when it began
     since_step: int = 0  # how many steps had been made then
     feeds: bool = False  # it computes a prompt for who goes on
-    unfed: bool = False  # such a one, and it must not begin before Go: an encoder is not done with its own leg
+    unfed: bool = False  # it must not begin before Go: who works for it, an encoder for one, is not done with its leg
     hinted: bool = False
     halted: bool = False
     rests: bool = False  # halted by us, because the engine is to sleep: it goes on elsewhere
@@ -74,6 +73,8 @@ def event_of(leg: Leg, ending: Ending | None, text: str, run: Run) -> tuple[str,
             return "length", Finished(leg, Reason.LENGTH)
         case Ending.PREEMPTED:
             return "preempted", Yielded(leg, Reason.PREEMPT)
+        case Ending.REFUSED:
+            return "refused", Failed(leg, Reason.INVALID, text=text)
         case Ending.FAILED:
             return "failed", Failed(leg, Reason.FAILED, text=text)
         case Ending.LOST:

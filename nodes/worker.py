@@ -15,10 +15,10 @@ from mesh.actor import Actor
 from mesh.component import EXIT_CRASHED
 from mesh.core import Progressed
 from mesh.options import OptionRefused, Options
+from nodes.cached import cached_positions
+from nodes.contract.engine import BlockEvent, EngineLoad, Job
 from nodes.endpoints import model_endpoints, node_endpoints
 from nodes.engine_options import EngineOptions
-from nodes.engines.blocks import chain, root
-from nodes.engines.contract import BlockEvent, EngineLoad, Job
 from nodes.engines.outside import OutsideEngine
 from nodes.folder import folder_of
 from nodes.forwarding import forwarded
@@ -124,11 +124,12 @@ class Worker(Beside):
 
     def _open_desk(self, plane: "Plane") -> None:
         """Pictures and sounds are read there, if the model takes any."""
+        from nodes.eyes import Eyes
         from nodes.media.desk import open_desk
 
-        folder, exact = folder_of(self.flags.model), self.flags.exact
-        towers = getattr(self.loaded.engine, "towers", None)  # some engines see with their own eyes
-        self.desk = open_desk(plane, self.actor.loop, folder, self.loaded.card, exact, towers)
+        own = getattr(self.loaded.engine, "towers", None)  # some engines see with their own eyes
+        towers = own or Eyes(folder_of(self.flags.model), self.flags.exact)
+        self.desk = open_desk(plane, self.actor.loop, self.loaded.card, towers)
         self.host.core.desk = self.desk
 
     async def linger(self) -> None:
@@ -165,12 +166,9 @@ class Worker(Beside):
     def _cached(self, job: Job) -> int:
         """How many positions of a sequence need not come from elsewhere: as the engine has told."""
         card = self.loaded.card.engine
-        if card.ranks > 1 or job.media:
-            return 0  # nobody knows yet who will run it; to compute a picture again, should it be gone, takes more
-        first = root(job.cache_salt, xxh3_64_intdigest)
-        before = [*job.prompt, *job.generated][:-1]  # the last is computed in any case, and its block with it
-        names = chain(before, card.block_tokens, first, xxh3_64_intdigest)
-        return self.teller.leading(names) * card.block_tokens
+        if card.ranks > 1:
+            return 0  # nobody knows yet who will run it
+        return cached_positions(job, card.block_tokens, self.teller.leading, xxh3_64_intdigest)
 
     def families(self) -> list[Family]:
         """What this worker adds to its metrics."""
@@ -253,7 +251,7 @@ async def run(options: Options, loaded: Loaded, flags: EngineOptions, queue: int
 
 def _on_demand(worker: Worker) -> None:
     """SIGUSR2 calls up the fault that a simulated engine was given, and heals it."""
-    from nodes.faults import FaultyEngine
+    from nodes.engines.faulty import FaultyEngine
 
     engine, host = worker.loaded.engine, worker.host
     if not isinstance(engine, FaultyEngine) or not isinstance(host, LoopHost):

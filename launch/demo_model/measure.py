@@ -19,7 +19,7 @@ from typing import Any
 from msgspec import Struct
 
 from launch.demo_model.corpus import Corpus, Turn, conversation, corpus_of, nearest, questions
-from nodes.engines.contract import Ending, Job, Sampling
+from nodes.contract.engine import Ending, Job, Sampling
 from nodes.engines.numpy.engine import NumpyEngine, Settings
 from nodes.text.template import ChatTemplate
 from nodes.text.tokenizer import NAMES, ModelFiles, Tokenizer

@@ -22,7 +22,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from launch.demo_model import transformer
 from launch.demo_model.corpus import Corpus, Turn, conversation, corpus_of, dressed, filled
 from launch.demo_model.transformer import Mover, fresh, hidden, logits, torch
-from nodes.engines.contract import Job, Sampling
+from nodes.contract.engine import Job, Sampling
 from nodes.engines.numpy.attention import Span
 from nodes.engines.numpy.engine import NumpyEngine, Settings, configuration
 from nodes.engines.numpy.model import load

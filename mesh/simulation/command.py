@@ -51,6 +51,7 @@ def _parser(stages: Sequence[Stage]) -> argparse.ArgumentParser:
     broken.add_argument("--seeds", type=int, default=2000, metavar="N", help="at most that many each; default 2000")
     broken.add_argument("--only", default="", metavar="NAME", help="mutants whose name contains this")
     broken.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    broken.add_argument("--keep", action="store_true", help="keep which seeds noticed them: next time these come first")
     broken.set_defaults(run=_mutants)
     return parser
 
@@ -145,4 +146,5 @@ def _plan(what: str, profile: str, stage: Stage) -> Plan:
 
 
 def _mutants(options: argparse.Namespace) -> int:
-    return mutants.main(options.seeds, options.only, options.jobs, [stage.module for stage in options.stages])
+    stages = [stage.module for stage in options.stages]
+    return mutants.main(options.seeds, options.only, options.jobs, stages, options.keep)

@@ -57,6 +57,9 @@ def _look(
     moved_on = stream.over is not None or stream.gone or stream.position > position
     if moved_on or stream.rejects or stream.retried:
         return
+    holder = world.process_called(stream.holder)
+    if holder is not None and holder.held_up_until > since:
+        return  # what it needs does not come, which is nobody's death
     if stream.suspect and stream.newest.alone:
         return  # it seems to have killed two: it waits for a verdict
     elsewhere = stream.holder != victim.label

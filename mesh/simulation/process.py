@@ -74,6 +74,7 @@ class Process:
         self.addresses = addresses
         self.alive = True
         self.born = self.clock.now
+        self.held_up_until = -inf  # something that it waits for will not come before that
         self.frozen = False
         self.hung = False
         self.leaving = False

@@ -13,8 +13,8 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from nodes.engines.below import Below
-from nodes.engines.contract import FULL, Card, Ending, EngineLoad, Job, Output, Step
+from nodes.contract.below import Below
+from nodes.contract.engine import FULL, Card, Ending, EngineLoad, Job, Output, Step
 from nodes.engines.numpy.config import Unsupported
 from nodes.engines.numpy.engine import Settings
 from nodes.engines.pooling import Pooling, vector
@@ -48,7 +48,7 @@ def order_of(waiting: Waiting) -> tuple[int, int]:
 
 
 class EmbeddingEngine:
-    """Keeps `nodes.engines.contract.Engine`."""
+    """Keeps `nodes.contract.engine.Engine`."""
 
     def __init__(self, name: str, settings: Settings, load: Callable[[], Body], pooling: Pooling) -> None:
         self._name, self._settings, self._load, self._pooling = name, settings, load, pooling

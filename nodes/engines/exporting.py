@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from nodes.engines.contract import Output
+from nodes.contract.engine import Output
 from nodes.engines.running import Brought, Plan, Running
 from nodes.transfer.layout import Layout
 

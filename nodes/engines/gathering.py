@@ -10,7 +10,7 @@ from collections.abc import Hashable, Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
-from nodes.engines.contract import FULL, BlockEvent, Card, Ending, EngineLoad, Job, Logprobs, Output, Step, unmet
+from nodes.contract.engine import FULL, BlockEvent, Card, Ending, EngineLoad, Job, Logprobs, Output, Step, unmet
 from nodes.engines.running import Limits, are_tokens, ending_of, refusal_of, running_of
 
 WAITING_MIN = 1_024  # as for our own engines: all that a node starts at once may come together
@@ -54,6 +54,7 @@ class Gathering:
             block_tokens=max(1, card.block_tokens),
             blocks=blocks,
             eos_tokens=card.eos_tokens,
+            guides=card.guides,
         )
         self._outputs: list[Output] = []
         self._events: list[BlockEvent] = []

@@ -5,8 +5,8 @@ that begins with it. They name blocks by hashes of their own, which differ betwe
 signed or not, or are bytes. Ours come from the tokens (`blocks.chain`), and events carry those: so the name that an
 engine gave is only used to find a parent, and what is to be removed.
 
-A block that our names cannot tell from another is left out, and so is what follows it: one under a LoRA, or with
-pictures in it.
+Where pictures are, our names come from what they show (`nodes.contract.media`), as vLLM was told to call them. A block
+that our names cannot tell from another is left out, and so is what follows it: one under a LoRA, for example.
 """
 
 from collections.abc import Sequence
@@ -15,8 +15,9 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from nodes.engines.blocks import Digest, link, root
-from nodes.engines.contract import BlockEvent
+from nodes.contract.blocks import Digest, link, root
+from nodes.contract.engine import BlockEvent
+from nodes.contract.media import Media, hashed_tokens, known_as
 
 Theirs = int | bytes
 BATCHES_HELD_MAX = 10_000  # that came after a gap: as many as an engine keeps to be asked for
@@ -92,27 +93,27 @@ class Translation:
     def _stored(self, event: _Stored) -> list[BlockEvent]:
         if event.medium not in _DEVICE or event.group_idx:
             return []
-        parent, theirs = self._parent(event), event.block_hashes
-        if parent is None or event.block_size < 1 or len(event.token_ids) != len(theirs) * event.block_size:
+        theirs, size, keys = event.block_hashes, event.block_size, _keys(event)
+        parent = self._parent(event, keys[0][0] if keys else "") if keys is not None else None
+        if keys is None or parent is None or size < 1 or len(event.token_ids) != len(theirs) * size:
             self.left_out += 1
             return []
         first, hashes = parent, []
-        for name, tokens in zip(theirs, _pieces(event.token_ids, event.block_size), strict=True):
+        shown: list[int] = []
+        for name, tokens, (_, media) in zip(theirs, _pieces(event.token_ids, size), keys, strict=True):
+            tokens = hashed_tokens(tokens, media) if media else tokens
             parent = self._ours[name] = link(tokens, parent, self._digest)
             hashes.append(parent)
-        return [BlockEvent("stored", hashes, first, list(event.token_ids), self._rank)] if hashes else []
+            shown += tokens
+        return [BlockEvent("stored", hashes, first, shown, self._rank)] if hashes else []
 
-    def _parent(self, event: _Stored) -> int | None:
+    def _parent(self, event: _Stored, salt: str) -> int | None:
         """Our name of the block before; None: we have no names for these."""
-        keys = [key for key in event.extra_keys or () if key]
-        if event.lora_id is not None or event.lora_name is not None or len(keys) > 1:
+        if event.lora_id is not None or event.lora_name is not None:
             return None
         if event.parent_block_hash is not None:
-            return None if keys else self._ours.get(event.parent_block_hash)
-        salt: Any = event.cache_salt or ""
-        if keys:
-            salt = keys[0][0] if isinstance(keys[0], list | tuple) and len(keys[0]) == 1 else None
-        return root(salt, self._digest) if isinstance(salt, str) else None
+            return None if salt else self._ours.get(event.parent_block_hash)
+        return root(event.cache_salt or salt, self._digest)
 
     def _removed(self, event: _Removed) -> list[BlockEvent]:
         if event.medium not in _DEVICE or event.group_idx:
@@ -120,6 +121,33 @@ class Translation:
         known = (self._ours.pop(name, None) for name in event.block_hashes)
         hashes = [name for name in known if name is not None]
         return [BlockEvent("removed", hashes, rank=self._rank)] if hashes else []
+
+
+def _keys(event: _Stored) -> list[tuple[str, list[Media]]] | None:
+    """Of each block, a salt, which the first may have, and what it shows; None if there is anything else."""
+    given = event.extra_keys or [None] * len(event.block_hashes)
+    if len(given) != len(event.block_hashes):
+        return None
+    found: list[tuple[str, list[Media]]] = []
+    for block in given:
+        salt, media = "", []
+        for key in block or ():
+            part = _shown(key)
+            if part is not None:
+                media.append(part)
+            elif isinstance(key, str) and not salt and not found:
+                salt = key
+            else:
+                return None
+        found.append((salt, media))
+    return found
+
+
+def _shown(key: Any) -> Media | None:
+    """[what it is called, where it begins in the block]: before it, if that is negative."""
+    if isinstance(key, list | tuple) and len(key) == 2 and isinstance(key[0], str) and isinstance(key[1], int):
+        return known_as(key[0], key[1])
+    return None
 
 
 def _pieces(tokens: Sequence[int], size: int) -> list[Sequence[int]]:

@@ -11,8 +11,8 @@ from math import inf
 
 import zmq
 
-from nodes.engines.blocks import Digest
-from nodes.engines.contract import BlockEvent
+from nodes.contract.blocks import Digest
+from nodes.contract.engine import BlockEvent
 from nodes.engines.kv_events import Following, Translation
 
 ASK_AGAIN_S = 1.0  # an engine answers within milliseconds, unless its process is busy

@@ -17,11 +17,12 @@ from contextlib import aclosing, suppress
 from itertools import count
 from typing import Any, Protocol
 
-from nodes.engines.below import Below
-from nodes.engines.contract import ASLEEP, BlockEvent, Card, Ending, EngineLoad, Job, Step
+from nodes.contract.below import Below
+from nodes.contract.engine import ASLEEP, BlockEvent, Card, Ending, EngineLoad, Job, Step
 from nodes.engines.gathering import SILENT, Gathering, Going
 from nodes.engines.gathering import Piece as Piece
 from nodes.folder import ModelRefused
+from nodes.guiding.library import GuideRefused
 
 PROBE_S = 1.0  # between two looks whether it is well: several in what a node takes for a hang
 PROBE_LONG_S = 5.0  # a probe that takes longer says nothing
@@ -109,7 +110,7 @@ def names() -> Iterator[str]:
 
 
 class OutsideEngine:
-    """Keeps the contract of `nodes.engines.contract.Engine` and `Sleeper` around a source."""
+    """Keeps the contract of `nodes.contract.engine.Engine` and `Sleeper` around a source."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
@@ -136,6 +137,11 @@ class OutsideEngine:
             raise EngineRefused(f"the engine cannot start: {_words(error)}") from error
         self._jobs = Gathering(card)
         return card
+
+    @property
+    def towers(self) -> Any:
+        """Its own eyes, as of `nodes.media.embedder.Encodes`, if its source has such `towers` once it has begun."""
+        return getattr(self._source, "towers", None)
 
     def submit(self, job: Job) -> str | None:
         if self._rests or self._asleep:
@@ -298,6 +304,8 @@ class OutsideEngine:
             text = "the engine cancelled it"
         except EngineDead as error:
             self._die(error)
+        except GuideRefused as error:
+            ending, text = Ending.REFUSED, str(error)
         except JobLost as error:
             ending = Ending.PREEMPTED if isinstance(error, JobMoved) else Ending.LOST
             text = str(error)

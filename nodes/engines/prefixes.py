@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from nodes.engines.below import Below
-from nodes.engines.blocks import Digest, Pool, chain, link, root
+from nodes.contract.below import Below
+from nodes.contract.blocks import Digest, Pool, chain, link, root
 from nodes.engines.exporting import Exchange
 from nodes.engines.running import Limits, Running, named
 
@@ -60,24 +60,24 @@ class Prefixes:
             found = self.found(running)
             self.below.seek(running.key, running.parent, found, self._pool.idle_among(found)[0])
 
-    def next(self, waiting: Sequence[Running], landing: Sequence[Running]) -> Running | None:
-        """Who is admitted next: the first that waits for nothing from below, nor for what is about to land."""
+    def next(self, waiting: Sequence[Running], others: Sequence[Running]) -> Running | None:
+        """Who is admitted next: the first that waits for nothing from below, nor for what others are about to have."""
         below = self.below
-        if below is None and not landing:
+        if below is None and not others:
             return waiting[0]
-        coming = frozenset(name for running in landing for name in self.found(running)[running.stored :])
         for running in waiting:
-            if not (self._follows(running, coming) or (below is not None and below.waits(running.key))):
+            if not (self._follows(running, others) or (below is not None and below.waits(running.key))):
                 return running
         return None
 
-    def _follows(self, running: Running, coming: frozenset[int]) -> bool:
-        """Whether the first block that it misses is on its way here for another: as for two answers to one prompt."""
-        if not coming or running.lands or running.brought is not None:
+    def _follows(self, running: Running, others: Sequence[Running]) -> bool:
+        """Whether the first block that it misses lands here for another, or is being computed for one: as for two
+        answers to one prompt, or a crowd that has one system prompt."""
+        if not others or running.lands or running.brought is not None:
             return False
         found = self.found(running)
         here = self._pool.idle_among(found)[0]
-        return here < len(found) and found[here] in coming
+        return here < len(found) and any(other.hashes[here : here + 1] == [found[here]] for other in others)
 
     def leave(self, running: Running) -> None:
         """It wants nothing more from below."""

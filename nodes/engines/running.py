@@ -1,11 +1,12 @@
 """Pure. What a scheduler is told, what it knows of each job, and what it plans."""
 
 from collections.abc import Hashable, Sequence
+from typing import Any
 
 from msgspec import Struct, field
 
-from nodes.engines.contract import Ending, Job
-from nodes.engines.media import hashed_tokens
+from nodes.contract.engine import UNGUIDED, Ending, Job
+from nodes.contract.media import hashed_tokens
 from nodes.transfer.layout import Layout
 
 
@@ -22,6 +23,7 @@ class Limits(Struct, frozen=True):
     eos_tokens: tuple[int, ...] = ()
     caching: bool = True
     hand_over: bool = False  # end what is preempted, for the worker to migrate; else compute it again here
+    guides: bool = False  # whether the engine keeps to a job's guide
     spare: float = 0.01  # of the blocks: kept for those who run when somebody is admitted
 
 
@@ -62,6 +64,7 @@ class Running(Struct, eq=False):
     admitted: bool = False
     reported: bool = False
     state: int = 0  # for the engine
+    guided: Any = None  # likewise: what its guide allows
 
     @property
     def prompt(self) -> int:
@@ -78,6 +81,8 @@ def refusal_of(job: Job, limits: Limits) -> str | None:
         return "this model generates text: it makes no embeddings"
     if not job.prompt:
         return "the prompt is empty"
+    if job.guide is not None and not limits.guides:
+        return UNGUIDED
     if job.lora:
         return f"there is no LoRA adapter {job.lora!r} here: this engine has none"
     if not all(are_tokens(tokens, limits.vocabulary) for tokens in (job.prompt, job.generated)):

@@ -10,9 +10,9 @@ that would not fit alone is refused, so everything ends.
 from bisect import insort
 from collections.abc import Hashable, Sequence
 
-from nodes.engines.below import Below
-from nodes.engines.blocks import NONE, Digest, Pool
-from nodes.engines.contract import FULL, BlockEvent, Ending, EngineLoad, Job, Logprobs, Output
+from nodes.contract.below import Below
+from nodes.contract.blocks import NONE, Digest, Pool
+from nodes.contract.engine import FULL, BlockEvent, Ending, EngineLoad, Job, Logprobs, Output
 from nodes.engines.exporting import Exchange, copy_of, export, keep, positions_in, save, tell_exported
 from nodes.engines.prefixes import Prefixes
 from nodes.engines.running import (
@@ -105,9 +105,9 @@ class Scheduler:
         elif source is not None:
             running.brought = copy_of(source, min(positions, len(running.tokens) - 1), self._exchange.layout)
 
-    def fail(self, running: Running, text: str) -> None:
+    def fail(self, running: Running, text: str, ending: Ending = Ending.FAILED) -> None:
         """Give one job up; the others go on."""
-        self._end(running, Ending.FAILED, text)
+        self._end(running, ending, text)
 
     def clear(self) -> list[Output]:
         """End all jobs and forget all prefixes; the reports that nobody has got."""
@@ -280,7 +280,7 @@ class Scheduler:
     def _admit(self, parts: list[Part], budget: int) -> None:
         limits = self.limits
         while self.waiting and budget > 0 and self._count() < limits.slots:
-            running = self._prefixes.next(self.waiting, self.landing)
+            running = self._prefixes.next(self.waiting, [*self.landing, *self.filling])
             if running is None:
                 return
             found = self._prefixes.found(running)

@@ -16,7 +16,6 @@ verifies a stream also verifies each byte that was moved for it.
 
 from array import array
 from collections.abc import Hashable, Sequence
-from enum import StrEnum
 from functools import cache
 from math import inf, log
 from operator import xor
@@ -25,11 +24,12 @@ from zlib import crc32
 from msgspec import Struct
 from msgspec.structs import replace
 
-from nodes.engines.below import Below
-from nodes.engines.blocks import Digest
-from nodes.engines.contract import ASLEEP, Card, EngineLoad, Job, Logprobs, Output, Step
+from nodes.contract.below import Below
+from nodes.contract.blocks import Digest
+from nodes.contract.engine import ASLEEP, Card, EngineLoad, Job, Logprobs, Output, Step
 from nodes.engines.scheduler import Limits, Plan, Running, Scheduler
 from nodes.engines.timing import Timing, step_s
+from nodes.faults import Fault
 from nodes.transfer.layout import Layout
 
 
@@ -43,21 +43,12 @@ class Settings(Struct, frozen=True):
     poison: int = -1  # a prompt with this token crashes the engine
 
 
-class Fault(StrEnum):
-    """What can be wrong with it, on command."""
-
-    NONE = "none"
-    HANG = "hang"  # steps never end, nothing progresses
-    CRASH = "crash"  # the next step raises
-    SLOW = "slow"  # steps take `factor` times as long
-
-
 class Crashed(Exception):
     """The simulated engine is dead: every further step raises this too."""
 
 
 class SimEngine:
-    """Keeps the contract of `nodes.engines.contract.Engine`."""
+    """Keeps the contract of `nodes.contract.engine.Engine`."""
 
     def __init__(self, settings: Settings, digest: Digest) -> None:
         first, last = settings.tokens

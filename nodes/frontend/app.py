@@ -8,6 +8,7 @@ from nodes.frontend.completions import complete
 from nodes.frontend.embeddings import embed
 from nodes.frontend.exchange import Exchange
 from nodes.frontend.frontend import Frontend
+from nodes.frontend.images import imagine
 from nodes.frontend.wire import Receive, Scope, Send, Wire, wire_of
 from nodes.openai import errors
 from nodes.openai.demand import Kind
@@ -35,6 +36,8 @@ POSTS: dict[str, Worked] = {
     "/v1/chat/completions": _generates(Kind.CHAT),
     "/v1/completions": _generates(Kind.COMPLETION),
     "/v1/embeddings": embed,
+    "/v1/images/generations": imagine,
+    "/v1/videos": imagine,
     "/tokenize": plain.tokenize,
     "/v1/tokenize": plain.tokenize,
     "/detokenize": plain.detokenize,

@@ -7,7 +7,7 @@ is plain if there is nothing to show but the text of its tokens: no stop strings
 from collections.abc import Callable, Sequence
 
 from mesh.core import Finish
-from nodes.engines.contract import Logprobs
+from nodes.contract.engine import Logprobs
 from nodes.generation import decode_logprobs
 from nodes.openai.chunks import Chunks
 from nodes.openai.errors import Problem, of_reason
@@ -151,10 +151,14 @@ class Choice:
         self.last = now
         chunks, detokenizer = self.chunks, self._detokenizer
         assert chunks is not None
-        if count == 1 and not detokenizer.rest:  # a step's: once for each token that is served
-            rendered = detokenizer.rendered[tokens[0]]
-            if rendered is not None:
-                return chunks.before + rendered + chunks.after if rendered else b""
+        if not detokenizer.rest:
+            before, after, rendered = chunks.before, chunks.after, detokenizer.rendered
+            if count == 1:  # a step's: once for each token that is served
+                text = rendered[tokens[0]]
+                if text is not None:
+                    return before + text + after if text else b""
+            elif None not in (found := [rendered[token] for token in tokens]):
+                return b"".join([before + text + after for text in found if text])
         return chunks.joined(self._each(tokens))
 
     def _echo(self, events: list[bytes]) -> None:

@@ -1,15 +1,16 @@
 """Shell. The two endpoints that generate: from a body to a broadcast, and from a broadcast to what the client reads."""
 
 import asyncio
-import secrets
 import time
+from functools import partial
+from os import urandom
 
 from xxhash import xxh3_64_intdigest
 
 from mesh.core import Ask
 from mesh.routing import ROUTER
 from nodes import names
-from nodes.engines.media import Media
+from nodes.contract.media import Spot, media_of
 from nodes.frontend import headers, limits
 from nodes.frontend.board import Kept, digest
 from nodes.frontend.bodies import read_body
@@ -26,7 +27,8 @@ from nodes.frontend.texts import Text, prompt_with_media, prompts_of
 from nodes.frontend.viewers import BodyViewer, StreamViewer
 from nodes.frontend.wishing import Manner, wish_of
 from nodes.generation import Generation as Payload
-from nodes.generation import Spot, encode
+from nodes.generation import encode
+from nodes.guiding.checking import complaint
 from nodes.openai import errors
 from nodes.openai.chunks import Chunks
 from nodes.openai.demand import Demand, Kind, budget, check_tokens, sampling
@@ -154,6 +156,8 @@ async def prepare(exchange: Exchange, demand: Demand, body_bytes: int) -> Prepar
         return errors.no_worker(demand.model)
     if not model.card.engine.generates:
         return errors.makes_embeddings(demand.model)
+    if demand.guide is not None and (problem := await unguided(demand, model)):
+        return problem
     if demand.chat is not None and demand.chat.clips:
         return await prepare_media(exchange, demand, model, text)
     context = model.context
@@ -166,6 +170,15 @@ async def prepare(exchange: Exchange, demand: Demand, body_bytes: int) -> Prepar
     prepared = Prepared(demand, model, text, prompts)
     problem = bounded(exchange, prepared) or check_tokens(demand, model.vocabulary)
     return prepared if problem is None else problem
+
+
+async def unguided(demand: Demand, model: Model[Text]) -> Problem | None:
+    """Why an answer cannot be what it must be."""
+    assert demand.guide is not None
+    if not model.guides:
+        return errors.unsupported(demand.guide_param, "cannot be followed by this model's engine")
+    text = await complaint(demand.guide)
+    return invalid(text, demand.guide_param, "invalid_value") if text else None
 
 
 async def prepare_media(exchange: Exchange, demand: Demand, model: Model[Text], text: Text) -> Prepared | Problem:
@@ -220,7 +233,7 @@ def begin(exchange: Exchange, prepared: Prepared, keeps: bool) -> Broadcast:
     generation = Generation(exchange.name, answer, counts, window, frontend.now(), frontend.tally)
     broadcast.generation = exchange.generation = generation
     stops = Stops(demand.stops) if demand.stops else None
-    entropy = secrets.randbits(63) if demand.seed is None else 0
+    entropy = int.from_bytes(urandom(8), "little") >> 1 if demand.seed is None else 0
     asks = []
     for place in range(len(prepared.prompts)):
         wish = wished(exchange, prepared, place)
@@ -229,8 +242,13 @@ def begin(exchange: Exchange, prepared: Prepared, keeps: bool) -> Broadcast:
             asks.append(ask)
             generation.add(choice_of(prepared, broadcast, ask.request, place, candidate, stops))
     frontend.names.add(exchange.name, exchange.client_id, [ask.request for ask in asks])
+    asked = set[int]()
     for ask, choice in zip(asks, generation.choices, strict=True):
-        frontend.actor.ask(ask, choice)
+        if choice.prompt in asked and counts[choice.prompt] > prepared.model.card.engine.block_tokens:
+            generation.later(choice.prompt, partial(frontend.actor.ask, ask, choice))
+        else:
+            asked.add(choice.prompt)
+            frontend.actor.ask(ask, choice)
     return broadcast
 
 
@@ -241,7 +259,7 @@ def wished(exchange: Exchange, prepared: Prepared, place: int) -> Wish | None:
         return None
     # An adapter's cache is not its model's: it must not be looked for under the names of the model's blocks.
     card, salt = prepared.model.card.engine, prepared.demand.cache_salt + prepared.lora
-    media = [Media(spot.first, spot.count, spot.content) for spot in prepared.spots]
+    media = [media_of(spot) for spot in prepared.spots]
     wish = wish_of(prepared.manner, prepared.prompts[place], card, salt, xxh3_64_intdigest, media)
     if not prepared.offered.reads:
         wish.media = []  # the client has the embeddings: nobody has to make them
@@ -270,6 +288,7 @@ def ask_of(
         digest=prepared.model.card.digest,
         media=prepared.spots,
         lora=prepared.lora,
+        guide=demand.guide,
     )
     return Ask(
         request=frontend.actor.node.next_request(),
@@ -324,7 +343,7 @@ def choice_of(
 def silent_of(demand: Demand, text: Text) -> frozenset[int]:
     """Tokens that end the text and would be shown with it."""
     stops = frozenset() if demand.include_stop else frozenset(demand.stop_tokens)
-    if demand.ignore_eos:
+    if demand.ignore_eos and demand.guide is None:
         return stops
     return stops | (text.silent if demand.skip_special else frozenset(text.tokenizer.eos_tokens))
 

@@ -1,8 +1,8 @@
 """Shell. A frontend: everything that its handlers share, and the life of the requests that it owns."""
 
 import asyncio
-import secrets
 from functools import cached_property
+from os import urandom
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -94,7 +94,7 @@ class Frontend:
 
     def new_name(self) -> str:
         """The name of a request: whose it is, and a number that nobody can guess."""
-        return f"{self.actor.node.settings.node:016x}-{secrets.token_hex(8)}"
+        return f"{self.actor.node.settings.node:016x}-{urandom(8).hex()}"
 
     @cached_property
     def attendant(self) -> "Attendant":

@@ -4,7 +4,7 @@ It is over when every choice has ended, when one has failed, or when nobody want
 it wants of the mesh meanwhile stands in `orders`, for the shell to post.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 
 from mesh.core import Abandon, Consumed
@@ -25,7 +25,7 @@ class Generation:
     """The choices of one request."""
 
     __slots__ = (
-        *("_open", "answer", "began", "body", "choices", "done", "first_s", "gap", "name", "orders", "step"),
+        *("_open", "answer", "began", "body", "choices", "done", "first_s", "gap", "name", "orders", "step", "waiting"),
         *("problem", "prompts", "tally"),
     )
 
@@ -39,6 +39,7 @@ class Generation:
         self.tally = tally
         self.choices: list[Choice] = []
         self.orders: list[Order] = []
+        self.waiting: dict[int, list[Callable[[], None]]] = {}  # by prompt: candidates that are not asked for yet
         self.problem: Problem | None = None
         self.done = False
         self.body = b""  # the whole answer, if it is not streamed
@@ -51,6 +52,11 @@ class Generation:
         """One more choice, before the first turn."""
         self.choices.append(choice)
         self._open += 1
+
+    def later(self, prompt: int, ask: Callable[[], None]) -> None:
+        """Ask once another candidate of this prompt has a token: then the prompt was computed, and its cache is found
+        where this one goes, or is on its way there."""
+        self.waiting.setdefault(prompt, []).append(ask)
 
     @property
     def streams(self) -> bool:
@@ -75,7 +81,15 @@ class Generation:
             choice.show(events, now, self.gap)
             if choice.taken - choice.told >= self.step or choice.outcome or choice.problem is not None:
                 self._notice(choice, events)
+        if self.waiting:
+            self._follow(touched)
         return events
+
+    def _follow(self, touched: Sequence[Choice]) -> None:
+        """Ask for those who waited for these."""
+        for choice in touched:
+            for ask in self.waiting.pop(choice.prompt, ()):
+                ask()
 
     def _first(self, events: list[bytes], now: float) -> None:
         """The first token. Some clients know choices by the order in which they come, so all are opened in order."""
@@ -110,6 +124,7 @@ class Generation:
             return []
         self.done = True
         self.problem = problem
+        self.waiting.clear()
         self.orders += [Abandon(choice.request, Strength.KILL) for choice in self.choices if choice.finish is None]
         self.body = errors.body(problem)
         return [errors.event(problem)] if self.streams else []

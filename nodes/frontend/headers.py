@@ -16,6 +16,7 @@ SESSIONS = (
     *(b"x-claude-code-session-id", b"session-id", b"session_id", b"x-session-id", b"x-session-affinity"),
     *(b"x-dynamo-session-id", b"x-opencode-session", b"x-openwebui-chat-id"),
 )
+_SESSIONS = frozenset(SESSIONS)
 
 
 def client_id(headers: Headers) -> str:
@@ -38,6 +39,8 @@ def credential(headers: Headers) -> str:
 
 def session(headers: Headers) -> bytes:
     """The conversation that a request says it is of; empty if it does not."""
+    if _SESSIONS.isdisjoint(headers):
+        return b""
     for name in SESSIONS:
         value = headers.get(name)
         if value:

@@ -7,16 +7,18 @@ import asyncio
 import base64
 import binascii
 from collections.abc import Callable, Mapping, Sequence
+from math import isqrt
 
 from msgspec import Struct
 
 from nodes import names, parcels
-from nodes.engines.contract import MediaCard, rows_of
+from nodes.contract.engine import MediaCard, lines_for, rows_of
+from nodes.contract.media import AUDIO
 from nodes.frontend import limits
 from nodes.frontend.offered import Offered
 from nodes.media import limits as media_limits
 from nodes.media import npy, sniff
-from nodes.media.content import AUDIO, Clip, MediaRefused, name_of, pack, resampled
+from nodes.media.content import Clip, MediaRefused, name_of, pack, resampled
 from nodes.media.decoder import Decoder
 from nodes.media.fetch import Fetcher
 from nodes.media.ground import Ground
@@ -41,10 +43,11 @@ class Got(Struct, frozen=True):
     content: bytes
     rows: int
     embeds: bool = False
+    across: int = 0  # rows in a line, of a picture of any size
 
     @property
     def size(self) -> Size:
-        return Size(self.kind, self.rows, self.content)
+        return Size(self.kind, self.rows, self.content, self.across)
 
 
 class Attendant:
@@ -77,11 +80,16 @@ class Attendant:
             raise self._too_large()
         if clip.embeds:
             rows, raw = await asyncio.to_thread(npy.rows_of, data, card.features)
+            if card.step and isqrt(rows) ** 2 != rows:
+                raise MediaRefused(f"its {rows} rows are no square, and nobody says how many stand in a line")
             return Got(clip.kind, raw, name_of("embeds", raw), rows, embeds=True)
         form = sniff.look(clip.kind, data)
         samples = await self._samples(form, data, card) if clip.kind == AUDIO else 0
         is_long = len(data) > limits.HASH_BYTES_MAX
         content = await asyncio.to_thread(name_of, clip.kind, data) if is_long else name_of(clip.kind, data)
+        if card.step:
+            lines, across = lines_shown(card, form, data)
+            return Got(clip.kind, data, content, lines * across, across=across)
         return Got(clip.kind, data, content, rows_of(card, samples))
 
     async def _bytes(self, clip: Clip) -> bytes:
@@ -147,6 +155,16 @@ class Attendant:
     def close(self) -> None:
         """End the process that measures."""
         self._decoder.close()
+
+
+def lines_shown(card: MediaCard, form: str, data: bytes) -> tuple[int, int]:
+    """Lines and columns of rows of a picture of any size. Raises MediaRefused."""
+    width, height = sniff.upright(form, data)
+    lines, columns = lines_for(card, width, height)
+    step = card.step
+    if max(lines, columns) * step > media_limits.SIDE_MAX or lines * columns * step**2 > card.pixels_max:
+        raise MediaRefused(f"its {width} x {height} pixels are too long and thin")
+    return lines, columns
 
 
 def decoded(text: str) -> bytes:

@@ -72,6 +72,7 @@ class Model(Struct, Generic[T]):
     others: dict[int, None] = field(default_factory=dict)  # that offer the name and are not, or not yet, to be used
     context: int = 0  # positions that any of its workers has
     vocabulary: int = 0  # tokens, likewise
+    guides: bool = False  # whether all of them keep to a guide
 
 
 class Models(Generic[T]):
@@ -248,6 +249,8 @@ def _sort(model: Model[T], there: Mapping[int, Worker]) -> None:
     cards = [card for node in model.workers if (card := there[node].card) is not None] or [model.card]
     model.context = min(card.engine.context for card in cards)
     model.vocabulary = min(card.engine.vocabulary for card in cards)
+    feeding = [worker.card for worker in there.values() if worker.feeds and worker.card is not None]
+    model.guides = all(card.engine.guides for card in [*cards, *feeding])
     builds = dict.fromkeys(map(_build, cards))
     for node, worker in there.items():
         if worker.feeds and worker.card is not None and model.workers and _build(worker.card) not in builds:

@@ -13,6 +13,7 @@ from nodes.frontend.exchange import JSON, Exchange
 from nodes.frontend.frontend import Frontend
 from nodes.frontend.models import ADAPTER
 from nodes.frontend.models import Model as Known
+from nodes.frontend.painted import live as live_painted
 from nodes.frontend.scrape import scraped
 from nodes.frontend.texts import Text, prompt_with_media, tokens_of
 from nodes.frontend.wire import Wire
@@ -44,7 +45,8 @@ async def root(frontend: Frontend, wire: Wire) -> None:
 
 async def health(frontend: Frontend, wire: Wire) -> None:
     """Whether a request would be served."""
-    names = [model.name for model in frontend.registry.models.live()]
+    registry = frontend.registry
+    names = [*(model.name for model in registry.models.live()), *live_painted(registry.pictures)]
     status = "draining" if frontend.draining else "ready" if names else "no workers"
     await tell(wire, {"status": status, "models": names}, 200 if status == "ready" else 503)
 
@@ -92,16 +94,19 @@ async def models(frontend: Frontend, wire: Wire) -> None:
     name = wire.scope["path"].removeprefix(MODELS) if wire.scope["path"].startswith(MODELS) else ""
     if name:
         base, lora = known.named(name)
-        found = known.models.get(base)
-        if found is None or known.text(base) is None:
+        found, painted = known.models.get(base), frontend.registry.pictures.get(name)
+        if found is None and painted is not None:
+            await tell(wire, Model(name, painted.created))
+        elif found is None or known.text(base) is None:
             problem = errors.no_model(name)
             await wire.answer(problem.status, errors.headers(problem), errors.body(problem))
         else:
             await tell(wire, _shown(found, lora))
         return
-    await tell(
-        wire, ModelList([_shown(model, lora) for model in known.live() for lora in ("", *model.card.engine.loras)])
-    )
+    shown = [_shown(model, lora) for model in known.live() for lora in ("", *model.card.engine.loras)]
+    pictures = frontend.registry.pictures
+    shown += [Model(name, pictures[name].created) for name in live_painted(pictures) if name not in known.models]
+    await tell(wire, ModelList(shown))
 
 
 def _shown(model: Known[Text], lora: str) -> Model:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from contextlib import suppress
 from math import inf
 
@@ -15,6 +16,7 @@ from nodes import names
 from nodes.card import FileRequest, ModelCard, Objection
 from nodes.frontend import limits
 from nodes.frontend.models import Effect, Fetch, FetchCard, Models, Note, Object
+from nodes.frontend.painted import Painted, seen
 from nodes.frontend.texts import Text, build
 
 log = logging.getLogger("wiremesh.frontend")
@@ -25,6 +27,7 @@ class Registry:
 
     def __init__(self, actor: Actor) -> None:
         self.models: Models[Text] = Models()
+        self.pictures: dict[str, Painted] = {}  # models that make some, by name
         self._actor = actor
         self._loop = actor.loop
         self._remarks = Remarks(log)
@@ -41,6 +44,7 @@ class Registry:
         self._actor.post(Want(names.GENERATE))
         self._actor.post(Want(names.PREFILL))
         self._actor.post(Want(names.ENCODE))
+        self._actor.post(Want(names.IMAGINE))
         self._actor.post(Want(ROUTER))
         self._changed()
 
@@ -61,6 +65,7 @@ class Registry:
             offered = self._actor.node.offered
             found = {**offered(names.GENERATE), **offered(names.PREFILL)}
             self._do(self.models.offered(found, self._loop.time()))
+            self.pictures = seen(self.pictures, offered(names.IMAGINE), int(time.time()))
 
     def _tick(self) -> None:
         self._timer = None

@@ -10,6 +10,7 @@ GAPS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.
 COUNTERS = {
     "input_tokens": "Tokens of the prompts that were answered.",
     "embeddings": "Texts of which embeddings were made.",
+    "pictures": "Pictures that were made.",
     "output_tokens": "Tokens that were generated.",
     "cached_tokens": "Tokens of prompts that a worker found in its cache.",
     "cancellations": "Requests that ended because nobody wanted them any more.",

@@ -5,8 +5,8 @@ from typing import Any
 
 from msgspec import Struct
 
+from nodes.contract.media import Spot
 from nodes.frontend import limits
-from nodes.generation import Spot
 from nodes.openai import errors
 from nodes.openai.demand import Chat, Demand, Tokenization
 from nodes.openai.errors import Problem, invalid

@@ -10,9 +10,9 @@ from math import isfinite
 import msgspec
 from msgspec import Struct, structs
 
-from nodes.engines.blocks import Digest, chain, root
-from nodes.engines.contract import Card
-from nodes.engines.media import Media, hashed_tokens
+from nodes.contract.blocks import Digest, chain, root
+from nodes.contract.engine import Card
+from nodes.contract.media import Media, hashed_tokens
 from nodes.frontend import headers
 from nodes.frontend.headers import Headers
 from nodes.openai.demand import Demand

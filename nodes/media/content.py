@@ -8,10 +8,7 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from nodes.media import limits
-
-IMAGE, AUDIO, VIDEO = "image", "audio", "video"
-KINDS = (IMAGE, AUDIO, VIDEO)
+from nodes.contract.media import HASH_BYTES
 
 
 class MediaRefused(ValueError):
@@ -41,12 +38,12 @@ class Found(Struct, frozen=True):
 
 def name_of(kind: str, data: bytes | memoryview) -> bytes:
     """The name of a part: equal bytes of one kind have one."""
-    return hashlib.blake2b(data, digest_size=limits.HASH_BYTES, person=kind.encode()).digest()
+    return hashlib.blake2b(data, digest_size=HASH_BYTES, person=kind.encode()).digest()
 
 
 def names_of(content: bytes) -> list[bytes]:
     """The names in a parcel."""
-    size = limits.HASH_BYTES
+    size = HASH_BYTES
     return [content[start : start + size] for start in range(0, len(content), size)]
 
 

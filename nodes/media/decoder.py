@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mesh import process
+from nodes.contract.media import AUDIO, IMAGE, VIDEO
 from nodes.media import limits
-from nodes.media.content import AUDIO, IMAGE, VIDEO, MediaRefused
+from nodes.media.content import MediaRefused
 from nodes.media.wanted import Answered, Wanted, expected, framed, read_answered
 
 ROOT = Path(__file__).resolve().parent.parent.parent

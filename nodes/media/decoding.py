@@ -14,8 +14,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from nodes.contract.media import AUDIO, IMAGE
 from nodes.media import limits, sniff
-from nodes.media.content import AUDIO, IMAGE, MediaRefused, resampled
+from nodes.media.content import MediaRefused, resampled
 from nodes.media.wanted import Answered, Wanted, framed, read_wanted
 
 Array = NDArray[Any]

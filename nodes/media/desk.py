@@ -3,19 +3,15 @@
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mesh.core import Failed, Leg
 from nodes.card import ModelCard
-from nodes.engines.media import Media
-from nodes.generation import Spot
+from nodes.contract.media import Media, Spot, media_of
 from nodes.media import decoder, limits
 from nodes.media.content import MediaRefused
-from nodes.media.embedder import Embedder, Encodes, Rows, Unreachable
+from nodes.media.embedder import Embedder, Encodes, Unreachable
 from nodes.transfer import Plane
 from proto.errors import Reason
 
@@ -55,7 +51,7 @@ class Desk:
         try:
             held = await self.embedder.hold(spots, handles)
             self.embedder.let_go(held)  # the rows are copies
-            found = [Media(spot.first, spot.count, spot.content, held[spot.content].rows) for spot in spots]
+            found = [media_of(spot, held[spot.content].rows) for spot in spots]
         except (MediaRefused, Unreachable) as error:
             found = failed(leg, error)
         except Exception as error:  # A tower that raises must not leave a leg without an end.
@@ -72,39 +68,8 @@ def failed(leg: Leg, error: Exception) -> Failed:
     return Failed(leg, Reason.FAILED, text=str(error), retryable=True)
 
 
-class Eyes:
-    """A model's towers, read from its directory when they are first needed: where encoders are, that is never."""
-
-    def __init__(self, folder: Path, exact: bool) -> None:
-        self._folder, self._exact = folder, exact
-        self._towers: Encodes | None = None
-
-    def encode(self, kind: str, array: NDArray[Any]) -> Rows:
-        """Called in one thread only."""
-        if self._towers is None:
-            # Not every worker reads pictures by itself.
-            from nodes.engines.numpy.config import Unsupported
-            from nodes.engines.numpy.safetensors import Damaged
-            from nodes.engines.numpy.towers import load
-
-            try:
-                self._towers = load(self._folder, self._exact)
-            except (Unsupported, Damaged, OSError) as error:
-                log.error("the eyes and ears of %s cannot be used: %s", self._folder, error)
-                raise Unreachable("this worker cannot read pictures and sounds by itself") from None
-            assert self._towers is not None, "its card says that it takes media"
-        return self._towers.encode(kind, array)
-
-
-def open_desk(
-    plane: Plane,
-    loop: asyncio.AbstractEventLoop,
-    folder: Path,
-    card: ModelCard,
-    exact: bool = False,
-    towers: Encodes | None = None,
-) -> Desk | None:
-    """The desk of a worker; None for a model that takes text alone. `exact`: as of the engine. `towers`: its own."""
+def open_desk(plane: Plane, loop: asyncio.AbstractEventLoop, card: ModelCard, towers: Encodes) -> Desk | None:
+    """The desk of a worker; None for a model that takes text alone."""
     kinds = card.engine.media
     if not kinds:
         return None
@@ -112,4 +77,4 @@ def open_desk(
     if blind:
         log.warning("%s is not decoded here: pip install 'wiremesh[media]', or start encoders", " and ".join(blind))
     memory = np.empty(limits.CACHE_BYTES_DEFAULT, np.uint8)
-    return Desk(Embedder(plane, memory, kinds, card.build, towers or Eyes(folder, exact), brought=card.digest), loop)
+    return Desk(Embedder(plane, memory, kinds, card.build, towers, brought=card.digest), loop)

@@ -14,8 +14,8 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from nodes import parcels
-from nodes.engines.contract import MediaCard
-from nodes.generation import Spot
+from nodes.contract.engine import MediaCard
+from nodes.contract.media import Spot, lines_of
 from nodes.media import limits
 from nodes.media.content import MediaRefused, name_of, names_of, unpack
 from nodes.media.decoder import Decoder
@@ -165,7 +165,7 @@ class Embedder:
         data = (await self._pulled(source.media[spot.content], source))[spot.content]
         if name_of(spot.kind, data) != spot.content:
             raise MediaRefused("its bytes are not those that it was announced by")
-        array = await self.decoder.decode(wanted_of(spot.kind, card, len(data)), data)
+        array = await self.decoder.decode(wanted_of(spot.kind, card, len(data), lines=bounded(spot, card)), data)
         loop = asyncio.get_running_loop()
         began = loop.time()
         self.encoding += 1
@@ -237,6 +237,16 @@ class Embedder:
         if parcel.kind == parcels.MEDIA:
             return dict(zip(names, unpack(packed, len(names)), strict=True))
         return cut(packed, names, sizes)
+
+
+def bounded(spot: Spot, card: MediaCard) -> tuple[int, int]:
+    """Lines and columns of a picture of any size. Raises MediaRefused for what the card does not allow."""
+    lines, columns = lines_of(spot)
+    if card.step and (
+        max(lines, columns) * card.step > limits.SIDE_MAX or spot.count * card.step**2 > max(1, card.pixels_max)
+    ):
+        raise MediaRefused(f"{lines} x {columns} rows are more than a picture has")
+    return lines, columns
 
 
 def cut(packed: memoryview, names: Sequence[bytes], sizes: Mapping[bytes, int]) -> dict[bytes, memoryview]:

@@ -2,8 +2,6 @@
 
 from proto.limits import KIB, MIB
 
-PARTS_MAX = 64  # of one request: a small book; more is a mistake or an attack
-HASH_BYTES = 16  # of content: nobody finds two that are equal
 PART_BYTES_DEFAULT = 20 * MIB  # one picture, sound or clip: what the large services take
 PART_BYTES_MAX = 512 * MIB  # what --media-bytes-max may say
 PARCEL_BYTES_MAX = 1024 * MIB  # all parts of one request

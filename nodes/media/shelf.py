@@ -8,7 +8,7 @@ from collections import OrderedDict
 
 from msgspec import Struct
 
-from nodes.engines.contract import BlockEvent
+from nodes.contract.engine import BlockEvent
 
 
 class Place(Struct):

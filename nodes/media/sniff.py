@@ -4,11 +4,13 @@ A format that is not recognized here is not decoded at all: libraries guess, and
 """
 
 import struct
+from collections.abc import Iterator
 
 from msgspec import Struct
 
+from nodes.contract.media import AUDIO, IMAGE, VIDEO
 from nodes.media import limits
-from nodes.media.content import AUDIO, IMAGE, VIDEO, MediaRefused
+from nodes.media.content import MediaRefused
 
 PICTURES = ("png", "jpeg", "gif", "webp", "bmp")
 SOUNDS = ("wav", "mp3", "flac", "ogg", "aac")
@@ -22,6 +24,8 @@ SHOWN = {
 }
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 _NO_SIZE = bytes((0xC4, 0xC8, 0xCC))  # JPEG markers that look like a frame's and are none
+_EXIF, _ORIENTATION, _SHORT = 0xE1, 0x0112, 3
+TURNED = range(5, 9)  # orientations of a camera that lay on its side
 _BRANDS_NOT_CLIPS = (b"heic", b"avif", b"mif1")
 
 
@@ -87,6 +91,38 @@ def size_of(name: str, data: bytes | memoryview) -> tuple[int, int]:
         raise MediaRefused("its header is cut short") from None
 
 
+def upright(name: str, data: bytes | memoryview) -> tuple[int, int]:
+    """Width and height of a picture as it is meant to be looked at: cameras write how they were held."""
+    width, height = size_of(name, data)
+    try:
+        turned = name == "jpeg" and _orientation(data) in TURNED
+    except (struct.error, IndexError, MediaRefused):
+        turned = False
+    return (height, width) if turned else (width, height)
+
+
+def _orientation(data: bytes | memoryview) -> int:
+    """What the first Exif of a JPEG says; 0 without."""
+    for marker, start, size in _segments(data):
+        if marker == _EXIF and bytes(data[start : start + 6]) == b"Exif\0\0":
+            return _tagged(bytes(data[start + 6 : start + size]))
+    return 0
+
+
+def _tagged(exif: bytes) -> int:
+    """The orientation among the first tags of a TIFF header."""
+    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
+    if order is None:
+        return 0
+    (at,) = struct.unpack_from(f"{order}I", exif, 4)
+    (count,) = struct.unpack_from(f"{order}H", exif, at)
+    for index in range(count):
+        tag, kind, _, found = struct.unpack_from(f"{order}HHIH", exif, at + 2 + 12 * index)
+        if tag == _ORIENTATION:
+            return int(found) if kind == _SHORT else 0
+    return 0
+
+
 def _png(data: bytes | memoryview) -> tuple[int, int]:
     width, height = struct.unpack_from(">II", data, 16)
     return width, height
@@ -117,6 +153,15 @@ def _webp(data: bytes | memoryview) -> tuple[int, int]:
 
 
 def _jpeg(data: bytes | memoryview) -> tuple[int, int]:
+    for marker, start, _ in _segments(data):
+        if 0xC0 <= marker <= 0xCF and marker not in _NO_SIZE:
+            height, width = struct.unpack_from(">HH", data, start + 1)
+            return width, height
+    raise MediaRefused("its header says no size")
+
+
+def _segments(data: bytes | memoryview) -> Iterator[tuple[int, int, int]]:
+    """A JPEG's, before its picture: marker, where its content begins, and its bytes. Raises MediaRefused."""
     at = 2
     while True:
         while data[at] == 0xFF and data[at + 1] == 0xFF:  # filling
@@ -124,15 +169,14 @@ def _jpeg(data: bytes | memoryview) -> tuple[int, int]:
         if data[at] != 0xFF:
             raise MediaRefused("its header is broken")
         marker = data[at + 1]
-        if 0xC0 <= marker <= 0xCF and marker not in _NO_SIZE:
-            height, width = struct.unpack_from(">HH", data, at + 5)
-            return width, height
         if marker in (0xD9, 0xDA):
-            raise MediaRefused("its header says no size")
+            return
         if marker == 0x01 or 0xD0 <= marker <= 0xD8:
             at += 2
-        else:
-            at += 2 + max(2, struct.unpack_from(">H", data, at + 2)[0])
+            continue
+        size = max(2, struct.unpack_from(">H", data, at + 2)[0])
+        yield marker, at + 4, size - 2
+        at += 2 + size
 
 
 _SIZES = {"png": _png, "gif": _gif, "bmp": _bmp, "webp": _webp, "jpeg": _jpeg}

@@ -5,9 +5,10 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
-from nodes.engines.contract import MediaCard
+from nodes.contract.engine import MediaCard
+from nodes.contract.media import AUDIO
 from nodes.media import limits
-from nodes.media.content import AUDIO, MediaRefused
+from nodes.media.content import MediaRefused
 
 Side = Annotated[int, Meta(ge=0, le=limits.SIDE_MAX)]
 Bytes = Annotated[int, Meta(ge=0, le=limits.PART_BYTES_MAX)]
@@ -27,10 +28,11 @@ class Wanted(Struct, frozen=True):
     measure: bool = False  # of a sound: say only how many samples it has
 
 
-def wanted_of(kind: str, card: MediaCard, size: int, measure: bool = False) -> Wanted:
-    """What a model needs of a part."""
+def wanted_of(kind: str, card: MediaCard, size: int, measure: bool = False, lines: tuple[int, int] = (0, 0)) -> Wanted:
+    """What a model needs of a part. `lines` and columns of rows are of a picture that may have any size."""
     seconds_max = card.seconds_max or limits.SECONDS_MAX
-    return Wanted(kind, size, card.height, card.width, card.crop, card.frames, card.rate, seconds_max, measure)
+    height, width = (card.step * count for count in lines) if card.step else (card.height, card.width)
+    return Wanted(kind, size, height, width, card.crop, card.frames, card.rate, seconds_max, measure)
 
 
 class Answered(Struct, frozen=True):

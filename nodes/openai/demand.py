@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 from msgspec import Struct, structs
 
-from nodes.engines.contract import Sampling
+from nodes.contract.engine import Sampling
+from nodes.contract.guide import Guide
 from nodes.media.content import Clip
 from nodes.openai.errors import Problem, invalid, too_long
 
@@ -69,6 +70,8 @@ class Demand(Struct, frozen=True, kw_only=True):
     cache_key: str = ""  # the client's hint which requests share a prefix
     cache_salt: str = ""
     metadata: dict[str, str] = {}
+    guide: Guide | None = None  # what the answer must be
+    guide_param: str = ""  # the parameter that says so
     extra: dict[str, msgspec.Raw] = {}  # unknown parameters, byte for byte
 
 

@@ -28,6 +28,7 @@ METADATA_KEY_CHARS_MAX = 64
 METADATA_VALUE_CHARS_MAX = 512
 NAME_CHARS_MAX = 256  # a model's name
 LABEL_CHARS_MAX = 512  # user, cache keys and the like
+OPTIONS_MAX = 4_096  # texts that an answer may be one of
 ARGUMENTS_MAX = 64  # chat_template_kwargs
 PRIORITY_MAX = 1_000_000
 REASON_CHARS_MAX = 300  # of an error's message: nobody's prompt comes back in it

@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 
-from nodes.media.content import AUDIO, IMAGE, VIDEO, Clip
-from nodes.media.limits import PARTS_MAX
+from nodes.contract.media import AUDIO, IMAGE, PARTS_MAX, VIDEO
+from nodes.media.content import Clip
 from nodes.openai import limits
 from nodes.openai.errors import invalid
 from nodes.openai.reading import Bad, Held, anything, convert, weigh

@@ -6,17 +6,17 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from nodes.openai import embeddings, refusals, responses, schema
+from nodes.openai import embeddings, images, refusals, responses, schema
 from nodes.openai.errors import Failure
 
 _TEMPLATE = "#/components/schemas/{name}"
 _REQUESTS = (
     *(schema.ChatRequest, schema.CompletionRequest, schema.EmbeddingsRequest),
-    *(schema.TokenizeRequest, schema.DetokenizeRequest),
+    *(images.ImagesRequest, images.VideosRequest, schema.TokenizeRequest, schema.DetokenizeRequest),
 )
 _RESPONSES = (
     *(responses.ChatCompletion, responses.Completion, responses.ModelList, responses.Model),
-    *(embeddings.EmbeddingList, responses.Tokenized, responses.Detokenized, Failure),
+    *(embeddings.EmbeddingList, images.ImageList, images.Video, responses.Tokenized, responses.Detokenized, Failure),
 )
 
 
@@ -55,6 +55,24 @@ POSTS = (
         schema.EmbeddingsRequest,
         embeddings.EmbeddingList,
         refused=refusals.EMBEDDINGS,
+    ),
+    Post(
+        "/v1/images/generations",
+        "Pictures of a text. The same seed makes the same picture. With `stream` each step is an event "
+        "(`image_generation.progress`), and so is each picture (`image_generation.completed`). A `url` holds the "
+        "picture itself.",
+        images.ImagesRequest,
+        images.ImageList,
+        True,
+        images.REFUSED,
+    ),
+    Post(
+        "/v1/videos",
+        "A clip of a text, as MP4. The answer comes when it is there; with `stream` each step is an event before it.",
+        images.VideosRequest,
+        images.Video,
+        True,
+        images.REFUSED_VIDEO,
     ),
     Post("/tokenize", "A text's tokens.", schema.TokenizeRequest, responses.Tokenized, refused=refusals.TOKENIZE),
     Post("/detokenize", "The text of tokens.", schema.DetokenizeRequest, responses.Detokenized),

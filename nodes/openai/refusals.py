@@ -7,8 +7,8 @@ NOTHING = (b"null", b"false", b"[]", b"{}", b'""')
 
 _BOTH = (
     *("prompt_logprobs", "truncate_prompt_tokens", "bad_words", "allowed_token_ids", "logits_processors"),
-    *("use_beam_search", "early_stopping", "return_token_ids", "prompt_embeds", "structured_outputs", "structural_tag"),
-    *("guided_json", "guided_regex", "guided_choice", "guided_grammar", "guided_whitespace_pattern"),
+    *("use_beam_search", "early_stopping", "return_token_ids", "prompt_embeds", "structural_tag"),
+    "guided_whitespace_pattern",
     *("max_thinking_tokens", "chat_template", "mm_processor_kwargs", "media_io_kwargs", "documents"),
     *("store", "moderation", "prediction", "audio", "web_search_options", "functions", "function_call"),
     *("length_penalty", "spaces_between_special_tokens", "detokenize"),
@@ -17,7 +17,7 @@ _BOTH = (
 CHAT = (*_BOTH, "echo", "prompt", "suffix")
 COMPLETION = (
     *_BOTH,
-    *("suffix", "messages", "tools", "tool_choice", "response_format", "top_logprobs", "max_completion_tokens"),
+    *("suffix", "messages", "tools", "tool_choice", "top_logprobs", "max_completion_tokens"),
 )
 EMBEDDINGS = ("truncate_prompt_tokens", "prompt", "messages", "stream", "stream_options", "embed_dtype", "endianness")
 TOKENIZE = ("chat_template", "mm_processor_kwargs")
@@ -30,7 +30,6 @@ ALLOWED: dict[str, tuple[bytes, ...]] = {
     "function_call": (b'"none"',),
     "prompt_cache_retention": (b'"in_memory"', b'"in-memory"'),
     "tool_choice": (b'"none"', b'"auto"'),
-    "response_format": (b'{"type":"text"}', b'{"type": "text"}'),
 }
 STRICT = ("detokenize", "spaces_between_special_tokens")  # here false asks for something
 

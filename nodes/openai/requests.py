@@ -3,10 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
-from nodes.engines.contract import Sampling
+from nodes.contract.engine import Sampling
 from nodes.openai import limits, refusals
 from nodes.openai.demand import TIER_PRIORITY, Chat, Demand, Detokenization, Embeddings, Kind, Tokenization
 from nodes.openai.errors import Problem, invalid
+from nodes.openai.guides import guide_of
 from nodes.openai.messages import clips_of, messages_of, tools_of
 from nodes.openai.reading import Bad, Fields, Held, Reader, anything, convert, fields_of
 from nodes.openai.schema import (
@@ -106,6 +107,7 @@ def demanded(kind: Kind, options: Common, logprobs: int, prompts: int, details: 
     stream = bool(options.stream)
     check(options, choices, candidates, prompts)
     chosen = options.stream_options
+    guide, guide_param = guide_of(options)
     return Demand(
         kind=kind,
         model=options.model,
@@ -130,6 +132,8 @@ def demanded(kind: Kind, options: Common, logprobs: int, prompts: int, details: 
         cache_key=options.prompt_cache_key or "",
         cache_salt=options.cache_salt or "",
         metadata=options.metadata or {},
+        guide=guide,
+        guide_param=guide_param,
         **details,
     )
 

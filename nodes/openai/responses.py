@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from nodes.engines.contract import Ending
+from nodes.contract.engine import Ending
 from nodes.openai.demand import Demand, Kind
 from nodes.openai.logprobs import ChatLogprobs, CompletionLogprobs, chat_logprobs, completion_logprobs
 from nodes.text.stream import Entry

@@ -28,6 +28,7 @@ MetadataValue = Annotated[str, Meta(max_length=limits.METADATA_VALUE_CHARS_MAX)]
 Metadata = Annotated[dict[MetadataKey, MetadataValue], Meta(max_length=limits.METADATA_ENTRIES_MAX)]
 Scalar = str | int | float | bool | None
 Arguments = Annotated[dict[Label, Scalar], Meta(max_length=limits.ARGUMENTS_MAX)]
+Options = Annotated[list[str], Meta(min_length=1, max_length=limits.OPTIONS_MAX)]
 Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Alternatives = Annotated[int, Meta(ge=0, le=limits.LOGPROBS_MAX)]
 
@@ -38,6 +39,39 @@ class StreamOptions(Struct):
     include_usage: bool | None = None  # one chunk with empty choices and the usage, before the end
     continuous_usage_stats: bool | None = None  # the usage so far in every chunk
     include_obfuscation: Literal[False] | None = None
+
+
+class TextFormat(Struct, tag_field="type", tag="text"):
+    """Whatever the model says."""
+
+
+class JsonObjectFormat(Struct, tag_field="type", tag="json_object"):
+    """A JSON object."""
+
+
+class JsonSchema(Struct):
+    """A schema. It is always followed, whether `strict` or not; what cannot be followed is refused."""
+
+    name: Name
+    description: str | None = None
+    schema: dict[str, Any] | None = None  # none: any object
+    strict: bool | None = None
+
+
+class JsonSchemaFormat(Struct, tag_field="type", tag="json_schema"):
+    """JSON of this schema."""
+
+    json_schema: JsonSchema
+
+
+class StructuredOutputs(Struct, forbid_unknown_fields=True):
+    """vLLM's way to say it: one of these."""
+
+    json: dict[str, Any] | str | None = None
+    regex: str | None = None
+    choice: Options | None = None
+    grammar: str | None = None  # Lark's or GBNF
+    json_object: bool | None = None
 
 
 class Common(Struct, kw_only=True):
@@ -73,6 +107,12 @@ class Common(Struct, kw_only=True):
     add_special_tokens: bool | None = None
     cache_salt: Label | None = None
     priority: Annotated[int, Meta(ge=-limits.PRIORITY_MAX, le=limits.PRIORITY_MAX)] | None = None  # lower is sooner
+    response_format: TextFormat | JsonObjectFormat | JsonSchemaFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: dict[str, Any] | str | None = None  # this and the next three: as vLLM called them before
+    guided_regex: str | None = None
+    guided_choice: Options | None = None
+    guided_grammar: str | None = None
 
 
 class TextPart(Struct, tag_field="type", tag="text"):
@@ -175,19 +215,12 @@ class Tool(Struct):
     function: Declaration
 
 
-class ResponseFormat(Struct):
-    """Text, and nothing else yet: no engine here decodes under a grammar."""
-
-    type: Literal["text"]
-
-
 class ChatOptions(Common, kw_only=True):
     """All of a chat request but its messages and tools."""
 
     max_completion_tokens: Count | None = None
     logprobs: bool | None = None
     top_logprobs: Alternatives | None = None
-    response_format: ResponseFormat | None = None
     tool_choice: Literal["auto", "none"] | None = None
     parallel_tool_calls: bool | None = None
     modalities: Annotated[list[Literal["text"]], Meta(max_length=1)] | None = None

@@ -1,6 +1,6 @@
 """Pure. Sequences of block hashes: how they travel, and how two of them are compared.
 
-A block's hash covers all blocks before it (`nodes.engines.blocks`). So two prompts that agree in one position agree in
+A block's hash covers all blocks before it (`nodes.contract.blocks`). So two prompts that agree in one position agree in
 all before it, and a search by halves finds where they part.
 """
 

@@ -7,7 +7,7 @@ answers each Replay and Copy with what comes back here. Nothing here grows with 
 from collections.abc import Iterable, Sequence
 from itertools import takewhile
 
-from nodes.engines.contract import BlockEvent
+from nodes.contract.engine import BlockEvent
 from nodes.routing.closure import Closure
 from nodes.routing.hashes import HASH_BYTES, pack
 from nodes.routing.ring import BLOCKS_MAX, CHANGES_MAX, Ring

@@ -9,7 +9,7 @@ from math import inf
 
 from mesh.aide import Surroundings
 from mesh.peer import Peer
-from nodes.engines.contract import BlockEvent
+from nodes.contract.engine import BlockEvent
 from nodes.routing.publisher import Publisher
 from proto.basics import Message
 from proto.placing import Copy, Replay, Report

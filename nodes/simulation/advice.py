@@ -10,6 +10,7 @@ from mesh.peer import Peer
 from mesh.simulation.network import Link
 from mesh.simulation.streams import ClientStream, Stream
 from mesh.simulation.violation import require
+from nodes.simulation.known import Known
 from nodes.simulation.plan import ROUTER, ServingPlace
 from proto.messages import Load, Submit
 from proto.placing import Parked, Place, Placed
@@ -33,6 +34,7 @@ class Advice:
         self._asked: dict[tuple[str, int, int, int], Place] = {}  # router, owner, request, attempt
         self._pending: dict[tuple[str, int, int], tuple[str, float]] = {}  # by owner: which router, and since when
         self._late: dict[tuple[str, str], float] = {}  # until when an owner must not ask a router
+        self.known = Known(world)
         self._sent: dict[tuple[str, int], tuple[Load, int]] = {}  # by router and worker: since which report, how many
 
     # --- The router --------------------------------------------------------------------------------------------
@@ -63,18 +65,15 @@ class Advice:
         place = self._asked.pop((process.label, owner, message.request, message.attempt), None)
         require(place is not None, "8 advice", f"{process.label} answers {message.request}, and nobody asked")
         assert place is not None
-        able = {
-            peer.node: peer
-            for peer in process.node.peers.by_node.values()
-            if peer.state is State.UP and not peer.draining and place.endpoint in peer.offers
-            and peer.node not in place.excluded
-        }  # fmt: skip
+        able = _able(process, place.endpoint, place)
         if not message.itinerary:
             require(not able, "17 advice", f"{process.label} names nobody, and {len(able)} could take it")
             return
         chosen = message.itinerary[-1]
         require(chosen in able, "14 willing", f"{process.label} sends {message.request} to who cannot take it")
         self._spreads(process, able, chosen)
+        stops = {endpoint: _able(process, endpoint, place) for endpoint in message.endpoints}
+        self.known.advises(process, stops, place, message)
 
     def lets_wait(self, process: "Process", link: Link, message: Parked) -> None:
         """A router has no answer yet."""
@@ -169,3 +168,13 @@ class Advice:
         if calm and any(process.alive and not process.leaving for process in free):
             name = f"{stream.process.label}/{stream.request}"
             require(False, "17 placing", f"{name} is nowhere after {PLACED_S} s, and somebody could take it")
+
+
+def _able(router: "Process", endpoint: str, place: Place) -> dict[int, Peer]:
+    """Who can take a request there, as a router sees it."""
+    return {
+        peer.node: peer
+        for peer in router.node.peers.by_node.values()
+        if peer.state is State.UP and not peer.draining and endpoint in peer.offers
+        and peer.node not in place.excluded
+    }  # fmt: skip

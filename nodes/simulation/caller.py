@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from mesh.core import Deliver, Finish
 from mesh.simulation.streams import ClientStream
 from nodes import generation, parcels
-from nodes.engines.media import Media
+from nodes.contract.media import Media
 from nodes.engines.sim import SimEngine
 from nodes.frontend.wishing import Manner, wish_of
 from nodes.media.content import pack

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mesh.simulation.violation import require
 from nodes.rooms import Room
+from nodes.simulation.plan import CALM
 from nodes.transfer.handle import Handle
 from nodes.transfer.pieces import pack, unpack
 
@@ -21,6 +22,7 @@ TELL_S = 0.002  # until an owner hears that its offer was fetched
 DEAD_S = 1.0  # at most, until a reader notices that the other process is gone
 LEASE_S_MAX = 15.0  # as a plane may have it: peace is waited for that long
 LINGER_S = 0.05  # at most, until a pull that was cancelled has ended
+NOBODYS = b"\xee"  # what lies in a room where nothing was pulled to
 
 
 class Offer:
@@ -45,7 +47,7 @@ class Pull:
     def __init__(self, room: Room, handle: Handle) -> None:
         self.room = room
         self.handle = handle
-        self.position = 0
+        self.position = room.start
         self.cancelled = False
 
 
@@ -64,6 +66,9 @@ class SimDock:
         self._block_s = self._random.choice((0.0002, 0.002, 0.02))
         self._through_sockets = self._random.random() < 0.5  # then a frozen owner sends nothing
 
+    def _unlucky(self, share: float) -> bool:
+        return self._random.random() < share and self._worker.world.plan.profile != CALM
+
     # --- Who offers --------------------------------------------------------------------------------------------
 
     def view(self, room: Room) -> memoryview:
@@ -73,7 +78,7 @@ class SimDock:
 
     def offer(self, room: Room, ready: bool, lease_s: float) -> Handle | None:
         """Until it is fetched, expired or withdrawn."""
-        if self._random.random() < 0.03:
+        if self._unlucky(0.03):
             return None
         self._numbers += 1
         size = room.count * self._size
@@ -119,9 +124,15 @@ class SimDock:
 
     def pull(self, room: Room, wanted: Handle) -> bool:
         """Fill it."""
-        if self._random.random() < 0.03:
+        judges: Any = self._worker.oracles
+        spared = judges.spared.pulls(self._worker, room, wanted)
+        if self._unlucky(0.03):
             return False
         pull = self._pulls[room.number] = Pull(room, wanted)
+        self.view(room)[:spared] = NOBODYS * spared
+        if spared:
+            nemesis: Any = self._worker.world.nemesis
+            nemesis.spares(self._worker)
         self._worker.after(self._random.uniform(0.0, 0.003), self._read, pull)
         return True
 
@@ -137,7 +148,7 @@ class SimDock:
         if self._pulls.get(pull.room.number) is not pull:
             return
         source: Any = self._worker.world.process_with(pull.handle.node)
-        if source is None or self._random.random() < 0.01:
+        if source is None or self._unlucky(0.01):
             self._worker.after(self._random.uniform(0.0, DEAD_S), self._ended, pull, False)
             return
         offer = source.dock.offers.get(pull.handle.offer)
@@ -178,6 +189,9 @@ class SimDock:
     def _ended(self, pull: Pull, complete: bool) -> None:
         if self._pulls.get(pull.room.number) is pull:
             del self._pulls[pull.room.number]
+            if not (complete or pull.cancelled):
+                judges: Any = self._worker.oracles
+                judges.thrift.broke(self._worker, pull.room.leg)
             self._worker.host.core.handing.pulled(pull.room.number, pull.position, complete)
             self._worker.refresh()
 

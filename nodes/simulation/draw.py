@@ -18,6 +18,8 @@ HEAL_S = (3.5, 5.0, 8.5)  # long enough for a hang to be noticed, in a third of 
 CALLS_FROM_S, CALLS_UNTIL = 0.3, 0.7  # the last call is made after that share of the time
 MEANWHILE_S = 1.5  # of a fault, in which there are calls too
 CALM_FROM_S = 1.5  # everybody is linked by then
+FED_STALL_S = 1.0  # who is less patient than what is handed over is slow moves for ever, a token at a time
+SOME_SALT = ("", "", "", "", "salt")
 POLICIES = ("round_robin", "random", "power_of_two", "least_loaded")
 
 
@@ -31,6 +33,9 @@ def draw(seed: int, profile: str = "serving") -> ServingPlan:
     _walks(Random(f"{seed}/serving/walks"), places, calls, profile)
     _caches(Random(f"{seed}/serving/caches"), places, calls, profile)
     _sights(Random(f"{seed}/serving/sights"), places, calls, profile)
+    alike = _alike(Random(f"{seed}/serving/alike"), places, calls)
+    visits_s = _visits(Random(f"{seed}/serving/visits"), places, calls) if profile != DRAIN and not plot else 0.0
+    heal_s = max(heal_s, visits_s)
     plan = ServingPlan(seed, profile, places, calls, [], heal_s=heal_s)
     if profile == CALM:
         return plan
@@ -42,8 +47,14 @@ def draw(seed: int, profile: str = "serving") -> ServingPlan:
         plan.faults = PLOTS[plot](random, plan)
     else:
         plan.faults = _faults(random, plan, plot)
-        _crowd(Random(f"{seed}/serving/crowd"), plan)
+        if not visits_s:
+            _crowd(Random(f"{seed}/serving/crowd"), plan)
     _torn(Random(f"{seed}/serving/torn"), plan)
+    if any(place.offers and place.offers[0].startswith(PREFILL) for place in places):
+        for call in calls:
+            call.stall_s = call.stall_s and max(call.stall_s, FED_STALL_S)
+    if alike:
+        plan.faults += _evictions(Random(f"{seed}/serving/evictions"))
     plan.faults.sort(key=lambda fault: fault.at_s)
     return plan
 
@@ -167,6 +178,11 @@ def _sights(random: Random, places: list[ServingPlace], calls: list[ServingCall]
             call.wishes = True
             if profile == "serving" and random.random() < 0.05:
                 call.spoilt = random.choice(("bytes", "name"))
+    if encoders > 1 and random.random() < 0.6:  # routers must choose between them, and can know how
+        for place in places:
+            place.tells = place.tells or place.kind == ENCODER
+            if place.kind == ROUTER and place.policy != KV:
+                place.policy, place.wants = KV, [*place.wants, PLACES]
     if profile == CALM and random.random() < 0.5:  # slower than anybody's patience with what hangs, and all is well
         for place in places:
             place.encode_ms = 2500.0
@@ -194,6 +210,39 @@ def _torn(random: Random, plan: ServingPlan) -> None:
     for _ in range(random.choice((2, 4))):
         at_s, after_ms = random.uniform(faults.FROM_S, plan.heal_s - 2.0), random.choice((20.0, 60.0, 150.0))
         plan.faults.append(Fault(at_s, "kill_hander", for_s=0.3, amount=after_ms))
+
+
+def _alike(random: Random, places: list[ServingPlace], calls: list[ServingCall]) -> bool:
+    """In some seeds prompts that are computed elsewhere begin alike: who decodes has a part of them already."""
+    fed = [call for call in calls if call.needs and not (call.poison or call.wrong or call.pictures)]
+    if len(fed) < 2 or random.random() < 0.4:
+        return False
+    for call in fed:
+        call.shared, call.prompt, call.salt = random.choice((24, 40)), random.choice((8, 20)), random.choice(SOME_SALT)
+        call.max_tokens = max(4, call.max_tokens)
+    for place in places:
+        place.staging = 200 if place.staging else 0
+    return True
+
+
+def _visits(random: Random, places: list[ServingPlace], calls: list[ServingCall]) -> float:
+    """In some seeds with caches requests come one by one, and show what was shown before; until when they come."""
+    if not any(place.policy == KV for place in places) or random.random() < 0.25:
+        return 0.0
+    del calls[8:]
+    shown = [random.randrange(PICTURES) for _ in range(2)]
+    for number, call in enumerate(calls):
+        call.at_s, call.session = CALM_FROM_S + number * 0.7 + random.uniform(0.0, 0.1), ""
+        call.shared, call.salt, call.max_tokens = random.choice((24, 40)), "", random.choice((1, 4))
+        call.prompt, call.pace_ms, call.cancel, call.stop_at = min(call.prompt, 8), 0.0, "", -1
+        call.pictures = call.pictures and random.choice((shown, shown[:1], shown[1:]))
+    return calls[-1].at_s + 1.0
+
+
+def _evictions(random: Random) -> list[Fault]:
+    """Who decodes loses what it has while the rest comes."""
+    times_ms = [random.choice((0.0, 2.0, 10.0, 40.0)) for _ in range(random.choice((0, 1, 2, 5, 20)))]
+    return [Fault(0.0, "evict", amount=after_ms) for after_ms in times_ms]
 
 
 def _vary(random: Random, place: ServingPlace, profile: str) -> None:

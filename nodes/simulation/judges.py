@@ -9,13 +9,15 @@ from mesh.simulation.network import Link
 from mesh.simulation.oracles import Oracles
 from mesh.simulation.streams import Stream
 from mesh.simulation.violation import require
-from nodes.engines.contract import Job
-from nodes.engines.media import hashed_tokens
+from nodes.contract.engine import Job
+from nodes.contract.media import hashed_tokens
 from nodes.engines.sim import continuation
 from nodes.simulation.advice import Advice
 from nodes.simulation.caller import ServingStream
 from nodes.simulation.plan import SAID
 from nodes.simulation.retries import Retries
+from nodes.simulation.spared import Spared
+from nodes.simulation.thrift import Thrift
 from nodes.simulation.worker import Worker
 from proto.errors import Reason
 from proto.messages import Accept, Credit, Error, Migrate, Reject, Submit
@@ -43,6 +45,8 @@ class ServingOracles(Oracles):
         super().__init__(world)
         self.advice = Advice(world)
         self.retries = Retries()
+        self.spared = Spared()
+        self.thrift = Thrift()
         self._deaths: dict[str, bool] = {}  # workers whose engine died, and whether of a prompt
         self._found: dict[Leg, int] = {}
         self._begun: dict[str, list[tuple[Hashable, str, list[int]]]] = {}  # jobs, salts and sequences, by worker
@@ -66,6 +70,11 @@ class ServingOracles(Oracles):
         if stream is not None and stream.holder == link.source.label and stream.attempt == message.attempt:
             self.retries.heard(process, message)
         super().heard(process, link, message)
+
+    def finished(self, stream: Stream, effect: Finish) -> None:
+        """A request ends."""
+        super().finished(stream, effect)
+        self.advice.known.ended()
 
     def asked(self, stream: Stream) -> None:
         """A request begins."""

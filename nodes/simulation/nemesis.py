@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from mesh.simulation.nemesis import Nemesis
 from mesh.simulation.network import Link
 from mesh.simulation.plan import Fault
-from nodes.engines.sim import Fault as EngineFault
+from nodes.faults import Fault as EngineFault
 from nodes.simulation.worker import Worker
 
 if TYPE_CHECKING:
@@ -22,12 +22,14 @@ class ServingNemesis(Nemesis):
         super().__init__(world)
         self._drop_after_accept: list[Fault] = []
         self._drop_after_go: list[Fault] = []
+        self._evict: list[Fault] = []
         self._kinds |= {
             "engine_crash": self.engine_crash,
             "engine_slow": self.engine_slow,
             "clock": self.clock,
             "drop_after_accept": self._drop_after_accept.append,
             "drop_after_go": self._drop_after_go.append,
+            "evict": self._evict.append,
         }
 
     def engine_crash(self, fault: Fault) -> None:
@@ -67,6 +69,12 @@ class ServingNemesis(Nemesis):
         if self._drop_after_go and not self._calm:
             self._drop_after_go.pop()
             self._cut_off(link)
+
+    def spares(self, worker: Worker) -> None:
+        """A pull has begun that leaves out what the engine has: it may lose just that."""
+        if self._evict and not self._calm:
+            fault = self._evict.pop()
+            self._clock.at(self._clock.now + fault.amount / 1000, worker.evict)
 
     def _cut_off(self, link: Link) -> None:
         assert link.target is not None

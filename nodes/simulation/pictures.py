@@ -2,8 +2,9 @@
 
 from struct import pack
 
-from nodes.engines.contract import MediaCard
-from nodes.media.content import IMAGE, name_of
+from nodes.contract.engine import MediaCard
+from nodes.contract.media import IMAGE
+from nodes.media.content import name_of
 
 PICTURES = 6
 SPOILT = b"spoilt"  # no picture: no tower can make anything of it

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from math import log
 
 from mesh.simulation.plan import Call, Place, Plan
-from nodes.engines.contract import Logprobs, Sampling
+from nodes.contract.engine import Logprobs, Sampling
+from nodes.contract.media import IMAGE, Spot
 from nodes.engines.scheduler import Limits
 from nodes.engines.sim import Settings, continuation, state_of
 from nodes.engines.timing import Timing
-from nodes.generation import Generation, Spot, encode_logprobs
-from nodes.media.content import IMAGE
+from nodes.generation import Generation, encode_logprobs
 from nodes.simulation.pictures import NAMES, PLACEHOLDER, SPOILT_NAME, rows_of
 
 VOCABULARY = 512

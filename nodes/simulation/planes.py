@@ -158,6 +158,7 @@ class SimPlane:
         self._process.after(timeout_s, self._end, pull, Cause.DEADLINE)
         if self._unlucky(self._stuck_share):
             self._process.world.trouble_count += 1  # its engine may have to wait for it, and look as if it hung
+            self._process.held_up_until = self._process.clock.now + timeout_s
         else:
             self._process.after(self._random.uniform(0.0, 0.003), self._read, pull)
         return pull.number

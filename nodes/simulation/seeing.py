@@ -231,6 +231,11 @@ class Encoder(Seeing):
         return {hash_of(name) for name in self.embedder.shelf.known()}
 
     @property
+    def tells_all(self) -> bool:
+        """Whether routers were told of all that is on its shelf."""
+        return not self.embedder.shelf.events
+
+    @property
     def promises(self) -> bool:
         """Whether others may still come for something."""
         return self.host.offered_bytes > 0

@@ -5,12 +5,14 @@ may lose a share of a teller's words, shorten its ring, and cut what is copied i
 """
 
 from collections.abc import Callable, Sequence
+from math import inf
 from random import Random
 
 from msgspec import structs
 
 from mesh.aide import Surroundings
 from mesh.simulation.process import Process
+from nodes.contract.engine import BlockEvent
 from nodes.routing.closure import Closure
 from nodes.routing.publisher import Publisher
 from nodes.routing.teller import Teller
@@ -35,11 +37,25 @@ class SimPublisher(Publisher):
 class SimTeller(Teller):
     """One whose words to routers may get lost."""
 
-    def __init__(self, place: ServingPlace, report: Callable[[], Sequence[Report]], loses: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        place: ServingPlace,
+        report: Callable[[], Sequence[Report]],
+        loses: Callable[[], bool],
+        now: Callable[[], float],
+    ) -> None:
         super().__init__(report=report)
+        self.changed_at = -inf  # when it was last told that its cache is another one
         self.publisher = SimPublisher(place.blocks, place.ring_changes, place.pieces)
         self.publishers: list[Publisher] = [self.publisher]
         self._loses = loses
+        self._now = now
+        self._listen(False)
+
+    def feed(self, events: Sequence[BlockEvent], medium: int = 0) -> None:
+        """What happened to the cache."""
+        self.changed_at = self._now()
+        super().feed(events, medium)
 
     def attach(self, around: Surroundings) -> None:
         def send(peer: int, message: Message, now: float) -> bool:
@@ -57,4 +73,8 @@ def teller_of(process: Process, report: Callable[[], Sequence[Report]]) -> SimTe
         return None
     random, share = Random(f"{world.plan.seed}/untold/{process.label}"), place.untold
     heal_s, clock = world.plan.heal_s, world.clock
-    return SimTeller(place, report, lambda: share > 0 and clock.now < heal_s and random.random() < share)
+
+    def loses() -> bool:
+        return share > 0 and clock.now < heal_s and random.random() < share
+
+    return SimTeller(place, report, loses, lambda: clock.now)

@@ -16,13 +16,16 @@ from mesh.core import Event, Failed, Finished, Go, Halt, Hint, Leg, Pause, Progr
 from mesh.settings import Settings
 from mesh.simulation.process import Process
 from mesh.simulation.violation import require
-from nodes.engines.blocks import root
-from nodes.engines.contract import Job, Step
-from nodes.engines.media import pieces
+from nodes.cached import cached_positions
+from nodes.contract.blocks import chain, root
+from nodes.contract.engine import Job, Step
+from nodes.contract.media import pieces
 from nodes.engines.scheduler import Plan
-from nodes.engines.sim import Crashed, Fault, SimEngine
+from nodes.engines.sim import Crashed, SimEngine
+from nodes.faults import Fault
 from nodes.handing import Handing
 from nodes.paced import PacedHost
+from nodes.routing.teller import Teller
 from nodes.simulation.dock import SimDock
 from nodes.simulation.pictures import EMBEDDINGS
 from nodes.simulation.plan import POISON, SALTS, ServingPlace, engine_settings
@@ -51,7 +54,9 @@ class WatchedEngine(SimEngine):
 
     victim: Leg | None = None
     begun: Callable[[Job], None]
+    computes: Callable[[Plan], None]
     found: Callable[[Job, int], None]
+    evicts: Callable[[], None]
 
     def submit(self, job: Job) -> str | None:
         refusal = super().submit(job)
@@ -69,6 +74,8 @@ class WatchedEngine(SimEngine):
                 dead = next(running for running in self._scheduler.filling if POISON in running.job.prompt)
                 self.victim = dead.key  # type: ignore[assignment]
             raise
+        if any(event.kind == "removed" for event in step.events):
+            self.evicts()
         for output in step.outputs:
             if output.cached_tokens and output.key in jobs:  # else it was cancelled since
                 self.found(jobs[output.key], output.cached_tokens)
@@ -77,6 +84,7 @@ class WatchedEngine(SimEngine):
     def _feel(self, plan: Plan) -> None:
         """What it computes with are the rows of that picture."""
         super()._feel(plan)
+        self.computes(plan)
         for part in plan.parts:
             for piece in pieces(part.running.job.media, part.start, part.start + part.count):
                 rows = piece.media.embedding
@@ -86,6 +94,22 @@ class WatchedEngine(SimEngine):
     def holds(self, leg: Leg) -> bool:
         """Whether a job is in it."""
         return leg in self._scheduler._all
+
+    def leading(self, job: Job) -> int:
+        """Positions of a sequence, but for the last, that it has in whole blocks."""
+        size, first = self._settings.limits.block_tokens, root(job.cache_salt, digest)
+        names = chain([*job.prompt, *job.generated][:-1], size, first, digest)
+        return self._scheduler.pool.idle_among(names)[0] * size
+
+    def evict(self) -> None:
+        """Others need all the room of what nobody uses now."""
+        pool = self._scheduler.pool
+        pool.release([pool.take() for _ in range(pool.free)])
+
+    @property
+    def told(self) -> bool:
+        """Whether it has told of every change of its cache."""
+        return not self._scheduler.pool.events
 
 
 class Run:
@@ -111,11 +135,15 @@ class Worker(Process):
         judges: Any = self.oracles
         self.engine.begun = lambda job: judges.begun(self, job)
         self.engine.found = lambda job, tokens: judges.found_in_cache(self, job.key, tokens, job)
+        self.engine.evicts = lambda: judges.thrift.lacks_room(self)
+        self.engine.computes = lambda plan: judges.thrift.computes(self, plan)
         card = self.engine.start()
         self.slots = card.slots
         handing = Handing(card.layout)
         self.host = PacedHost(self.engine, card.vocabulary, handing=handing)
-        self.host.core.teller = self.teller
+        self.known = self.teller or Teller()  # without routers too it remembers what it was told
+        self.host.core.teller = self.known
+        self.host.core.cached = self._cached
         self.host.core.wake = self._woken
         assert card.layout is not None
         self.dock = SimDock(self, self.place_of.staging, card.layout.block_bytes)
@@ -129,6 +157,26 @@ class Worker(Process):
     def _aide(self) -> Aide | None:
         self.teller = teller_of(self, self._reports)
         return self.teller
+
+    def _cached(self, job: Job) -> int:
+        """As `nodes.worker` has it."""
+        assert isinstance(self.place_of, ServingPlace)
+        found = cached_positions(job, self.place_of.block_tokens, self.known.leading, digest)
+        judges: Any = self.oracles
+        judges.spared.believes(self, job, found)
+        return found
+
+    @property
+    def tells_all(self) -> bool:
+        """Whether what it was told of its engine's cache is all that there is to tell."""
+        step = self.host._step
+        return self.engine.told and (step is None or not step.events)
+
+    def evict(self) -> None:
+        """Its engine loses what it kept for others."""
+        if self.alive and not self.hung:
+            self.engine.evict()
+            self._arm()
 
     def _reports(self) -> list[Report]:
         """What each Pong says, as `nodes.worker` has it."""
@@ -203,6 +251,8 @@ class Worker(Process):
         load = self.engine.load()
         if load.waiting or load.blocks_used * 2 > load.blocks_total or self.node.holder.slots.waiting:
             self.last_full = self.clock.now
+            judges: Any = self.oracles
+            judges.thrift.lacks_room(self)
 
     def could_start(self, since: float) -> bool:
         """Whether there was room for one more leg all the time."""

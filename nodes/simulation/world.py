@@ -1,6 +1,7 @@
 """Pure. A run of a serving mesh: workers with engines, routers, frontends, and the peace that must come in the end."""
 
 from collections.abc import Callable
+from typing import Any
 
 from msgspec import structs
 
@@ -113,7 +114,8 @@ class ServingWorld(World):
         stats = super()._stats()
         for process in self.processes():
             if isinstance(process, Worker):
-                for name, count in process.host.core.handing.counts.items():
+                handing = process.host.core.handing
+                for name, count in {**handing.counts, "spared": handing.spared_positions}.items():
                     stats[f"handing.{name}"] = stats.get(f"handing.{name}", 0) + count
         return stats
 
@@ -143,6 +145,8 @@ class ServingWorld(World):
         for stream in self.oracles.streams:
             once = stream.attempt <= 1 + stream.advances + stream.rejects + stream.retried
             require(once, "22 moves", f"{stream.process.label}/{stream.request} took {stream.attempt} attempts")
+        judges: Any = self.oracles
+        judges.thrift.judge(self)
 
 
 def _means(wish: str, endpoint: str) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from nodes.generation import Spot
+from nodes.contract.media import Spot
 from nodes.media.content import Clip
 
 Plain = dict[str, Any]
@@ -26,6 +26,7 @@ class Size(Struct, frozen=True):
     kind: str
     rows: int
     content: bytes
+    across: int = 0  # of them in a line, where they have lines
 
 
 def written(
@@ -96,7 +97,7 @@ def expanded(
         if index < 0:
             raise Misplaced("The prompt has more placeholders than pictures, sounds and clips.")
         size = left.pop(index)
-        spots.append(Spot(size.kind, len(found), size.rows, size.content))
+        spots.append(Spot(size.kind, len(found), size.rows, size.content, size.across))
         found += [token] * size.rows
     if left:
         raise Misplaced(f"The prompt has no place for {len(left)} of the pictures, sounds and clips.")

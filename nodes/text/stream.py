@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
-from nodes.engines.contract import Logprobs
+from nodes.contract.engine import Logprobs
 from nodes.text.detokenizer import Detokenizer
 from nodes.text.stop import Scanner
 

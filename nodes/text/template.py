@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from operator import add
 from typing import Any
 
 from jinja2 import Template
@@ -36,6 +37,7 @@ class ChatTemplate:
         clock: Callable[[], float] = time.thread_time,
     ) -> None:
         self._specials = specials
+        self._weight = weight(specials)
         self._now = now
         self._clock = clock
         self._sandbox = Sandbox()
@@ -58,7 +60,6 @@ class ChatTemplate:
     ) -> str:
         """The text of a conversation; raises TemplateProblem and nothing else."""
         variables = {
-            **self._specials,
             **(arguments or {}),
             "messages": list(messages),
             "tools": list(tools) or None,
@@ -69,8 +70,9 @@ class ChatTemplate:
         return shortened(text, messages[-1].get("content")) if continue_last else text
 
     def _run(self, variables: dict[str, Any]) -> str:
-        values, chars = weight(variables)
-        context = self._template.new_context({**variables, BUDGET: Budget(self._clock, values, chars)})
+        values, chars = map(add, self._weight, weight(variables))
+        budget = Budget(self._clock, values, chars)
+        context = self._template.new_context({**self._specials, **variables, BUDGET: budget})
         try:
             return "".join(self._template.root_render_func(context))
         except Refused as error:

@@ -73,14 +73,14 @@ class Words:
 
     def _fill(self, words: Sequence[str], found: list[Sequence[int] | None]) -> None:
         """Where words are not known, or are no words: each such stretch as a whole, from one place to another."""
-        end = 0
-        for at in [index for index, tokens in enumerate(found) if tokens is None]:
-            if at < end:
-                continue
+        end, stop = 0, len(found)
+        found.append(None)  # so that one more is found, at the end
+        while (at := found.index(None, end)) < stop:
             start = at - (at > end and words[at][:1] not in _LETTERS)
             end = self._until(at + 1, words, found)
             found[start] = self._pieces(" " * (start > 0) + " ".join(words[start:end]))
             found[start + 1 : end] = [()] * (end - start - 1)
+        found.pop()
 
     def _until(self, end: int, words: Sequence[str], found: Sequence[Sequence[int] | None]) -> int:
         """The first word from `end` on that is known, and begins behind a place."""

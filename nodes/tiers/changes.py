@@ -1,6 +1,6 @@
 """Pure. What one tier has gained and lost, as routers are told of it."""
 
-from nodes.engines.contract import BlockEvent
+from nodes.contract.engine import BlockEvent
 
 
 class Changes:

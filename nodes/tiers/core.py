@@ -10,7 +10,7 @@ is used, and the rest is computed. Nothing that goes wrong here is ever more tha
 from collections.abc import Hashable, Sequence
 from math import inf
 
-from nodes.engines.contract import BlockEvent
+from nodes.contract.engine import BlockEvent
 from nodes.tiers.behind import Behind, failed
 from nodes.tiers.counts import Count, hits
 from nodes.tiers.shelves import DISK, HOST, STORE, Block, Disk, Host, Store

@@ -18,8 +18,8 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
-from nodes.engines.below import CopyOut
-from nodes.engines.contract import BlockEvent
+from nodes.contract.below import CopyOut
+from nodes.contract.engine import BlockEvent
 from nodes.metrics import Family
 from nodes.tiers.arena import Arena
 from nodes.tiers.core import Core
@@ -65,7 +65,7 @@ class Below(Struct):
 
 
 class Tiers:
-    """Keeps the contract of `nodes.engines.below.Below`. Its methods may be called from any thread."""
+    """Keeps the contract of `nodes.contract.below.Below`. Its methods may be called from any thread."""
 
     def __init__(self, core: Core, block_bytes: int, places: dict[int, Below]) -> None:
         self._core = core

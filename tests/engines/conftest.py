@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from nodes.contract.engine import Card
 from tests.conftest import children, left_open, threads
 from tests.engines.engines import INSTALLED, Row, Shape
 from tests.engines.harness import Harness
@@ -44,6 +45,12 @@ def harness(_shared: Harness) -> Iterator[Harness]:
     for key in _shared.found:
         _shared.cancel(key)
     _shared.rests()
+
+
+@pytest.fixture
+def card(_shared: Harness) -> Card:
+    """What it can do: who cannot do what a test is about need not start once more for it."""
+    return _shared.card
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ from nodes.engines.numpy.engine import NumpyEngine
 from nodes.engines.numpy.engine import Settings as Batching
 from nodes.engines.outside import EngineRefused, OutsideEngine
 from nodes.engines.scheduler import Limits
-from nodes.engines.sim import Fault, Settings, SimEngine
+from nodes.engines.sim import Settings, SimEngine
+from nodes.faults import Fault
 from tests.engines.reference import CONTEXT, DEMO, DIGEST, SAID, greedy, simulated
 from tests.engines.smallest import Smallest
 
@@ -188,6 +189,7 @@ ROWS = (
         die=kill_sglang,
         penalty=0.0,
         stop_s=30.0,
+        litters=True,
     ),
     Row("trtllm", trtllm, shaped=False, outside=True, refusals=(EngineRefused,), die=kill_trtllm),  # a fake of it
 )

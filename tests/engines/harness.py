@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from nodes.engines.contract import BlockEvent, Card, EngineLoad, Job, Output, Sampling
+from nodes.contract.engine import BlockEvent, Card, EngineLoad, Job, Output, Sampling
 
 WITHIN_S = 60.0  # the slowest of them, on a crowded machine
 NAP_S = 0.02  # an engine that runs by itself is looked at so often
@@ -18,8 +18,8 @@ class Harness:
 
     def __init__(self, engine: Any, outside: bool = False) -> None:
         self.engine = engine
-        self.loop = asyncio.new_event_loop() if outside else None
         self.card: Card = engine.start()
+        self.loop = asyncio.new_event_loop() if outside else None
         self.found: dict[Hashable, Output] = {}  # all outputs of a job as one
         self.pieces: dict[Hashable, int] = {}  # how many of its outputs had tokens
         self.events: list[BlockEvent] = []

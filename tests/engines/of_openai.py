@@ -4,7 +4,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from nodes.engines.contract import EngineLoad
+from nodes.contract.engine import EngineLoad
 from nodes.engines.openai_url.finding import Settings
 from nodes.engines.openai_url.http import Place
 from nodes.engines.openai_url.source import UrlSource

@@ -7,21 +7,23 @@ when Python starts.
 import asyncio
 import os
 import signal
+import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
 
+from nodes.contract.engine import Card, Job
 from nodes.engine_options import EngineOptions
-from nodes.engines.contract import Card, Job
 from nodes.engines.outside import OutsideEngine
 from nodes.engines.sglang.source import SglangSource
+from nodes.engines.sglang.starting import library
 from nodes.folder import ModelRefused, contents_of
 from nodes.text.tokenizer import ModelFiles, Tokenizer
 
 WORDS = (
     "--device cpu --attention-backend torch_native --sampling-backend pytorch --dtype float32 "
     "--disable-overlap-schedule --cuda-graph-backend-decode disabled --cuda-graph-backend-prefill disabled "
-    "--grammar-backend none --sleep-on-idle"
+    "--grammar-backend none --sleep-on-idle --enable-memory-saver --enable-weights-cpu-backup"
 )
 PLACE = Path(__file__).resolve().parents[1] / "nodes" / "engines" / "sglang_on_cpu"
 WARM = [*range(3, 35)]
@@ -35,10 +37,19 @@ SETTINGS = {
 }
 
 
-def forget_metrics() -> None:
-    """Of an engine before this one: a worker has one, and a test process several."""
-    from prometheus_client import REGISTRY
+METRICS = tempfile.TemporaryDirectory(prefix="wiremesh-sglang-metrics-")  # goes with this process
 
+
+def forget_metrics() -> None:
+    """Of an engine before this one: a worker has one, and a test process several.
+
+    A worker gets its folder from SGLang, which takes it away when another engine begins; and has not loaded
+    prometheus_client before, which looks for that folder when it is loaded.
+    """
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = METRICS.name
+    from prometheus_client import REGISTRY, values
+
+    values.ValueClass = values.get_value_class()
     for collector, names in list(REGISTRY._collector_to_names.items()):
         if any(name.startswith("sglang:") for name in names):
             REGISTRY.unregister(collector)
@@ -51,6 +62,8 @@ class Quiet(SglangSource):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             forget_metrics()
+            # A thread for ever, for one of its metrics.
+            library("srt.observability.cpu_monitor").start_cpu_monitor_thread = lambda component: None
             card = super().start()
         asyncio.run(self._warmed(card))
         return card

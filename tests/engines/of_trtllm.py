@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from nodes.contract.engine import Card
 from nodes.engine_options import EngineOptions
-from nodes.engines.contract import Card
 from nodes.engines.outside import OutsideEngine
 from nodes.engines.trtllm.source import TrtllmSource
 from nodes.folder import contents_of

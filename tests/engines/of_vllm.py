@@ -1,5 +1,6 @@
 """vLLM for the conformance suite, as it runs on any CPU: in float32, with one thread, in a cache of a known size."""
 
+import asyncio
 import gc
 import os
 import signal
@@ -7,8 +8,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from nodes.contract.engine import Card
 from nodes.engine_options import EngineOptions
-from nodes.engines.contract import Card
 from nodes.engines.outside import OutsideEngine
 from nodes.engines.vllm.source import VllmSource
 from nodes.folder import ModelRefused, contents_of
@@ -28,10 +29,14 @@ class Quiet(VllmSource):
             return super().start()
 
     async def stop(self) -> None:
+        core = self._engine and self._engine.engine_core
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             await super().stop()
-            gc.collect()  # vLLM leaves the closing of its sockets to that
+            if core:
+                await asyncio.sleep(0)  # in which it closes its sockets
+                core.ctx._shadow_obj.destroy(0)  # which vLLM leaves to the garbage collection
+            gc.collect()
 
 
 def vllm(folder: Path, slots: int, cache_bytes: int, caching: bool, *words: str) -> OutsideEngine:

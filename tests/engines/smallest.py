@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
-from nodes.engines.contract import BlockEvent, Card, Ending, EngineLoad, Job
+from nodes.contract.engine import BlockEvent, Card, Ending, EngineLoad, Job
 from nodes.engines.outside import EngineDead, Piece, budget_of, sequence_of
 from tests.engines.reference import CONTEXT, SAID, simulated
 

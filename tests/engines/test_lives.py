@@ -1,4 +1,7 @@
-"""The conformance suite, how an engine lives and dies: short of room, handing over, asleep, stopped, crashed."""
+"""The conformance suite, how an engine lives and dies: short of room, handing over, asleep, stopped, crashed.
+
+Some engines take half a minute to start, so what a card says is read from one that is there.
+"""
 
 import asyncio
 import os
@@ -9,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from nodes.engines.contract import ASLEEP, Ending
+from nodes.contract.engine import ASLEEP, Card, Ending
+from tests.conftest import HELPERS
 from tests.engines.engines import Row, Shape
 from tests.engines.harness import Harness, job
 from tests.engines.test_streams import DRAWN, prompt
@@ -38,13 +42,13 @@ def test_who_has_no_room_goes_on_later_or_elsewhere(fresh: Fresh, row: Row, hand
 
 
 @pytest.mark.parametrize("drawn", [False, True])
-def test_a_prompt_computed_here_is_gone_on_with_there(fresh: Fresh, row: Row, drawn: bool) -> None:
+def test_a_prompt_computed_here_is_gone_on_with_there(fresh: Fresh, card: Card, drawn: bool) -> None:
     """Prefill, decode, and again: nothing is computed twice, and not a token differs."""
-    one, two = fresh(), fresh(caching=False)
-    layout = one.card.layout
+    layout = card.layout
     if layout is None:
-        assert not one.card.exports_kv
+        assert not card.exports_kv
         pytest.skip("its card says that it hands nothing over")
+    one, two = fresh(), fresh(caching=False)
     assert two.card.layout == layout
     start = prompt(80, 100)
     more = {"sampling": DRAWN} if drawn else {}
@@ -70,14 +74,14 @@ def test_a_prompt_computed_here_is_gone_on_with_there(fresh: Fresh, row: Row, dr
 
 
 @pytest.mark.parametrize("came", [0, 16, 37, 59])
-def test_what_came_in_part_is_gone_on_with(fresh: Fresh, row: Row, came: int) -> None:
-    engine = fresh(caching=False)
-    if engine.card.layout is None:
+def test_what_came_in_part_is_gone_on_with(fresh: Fresh, row: Row, card: Card, came: int) -> None:
+    if card.layout is None:
         pytest.skip("its card says that it hands nothing over")
+    engine = fresh(caching=False)
     start = prompt(84, 60)
-    out = room(engine.card.layout, len(start))
+    out = room(card.layout, len(start))
     engine.run(job("first", start, 1, out=out))
-    size, missing = engine.card.layout.block_bytes, -(-came // engine.card.block_tokens)
+    size, missing = card.layout.block_bytes, -(-came // engine.card.block_tokens)
     out[missing * size :] = b"\xee" * (len(out) - missing * size)
     engine.take(job("rest", start, 8, lands=True))
     engine.turn()
@@ -86,10 +90,10 @@ def test_what_came_in_part_is_gone_on_with(fresh: Fresh, row: Row, came: int) ->
     assert list(rest.tokens) == row.said(start, 8)[1:]
 
 
-def test_what_did_not_come_is_computed(fresh: Fresh, row: Row) -> None:
-    engine = fresh()
-    if engine.card.layout is None:
+def test_what_did_not_come_is_computed(fresh: Fresh, row: Row, card: Card) -> None:
+    if card.layout is None:
         pytest.skip("its card says that it hands nothing over")
+    engine = fresh()
     start = prompt(81, 60)
     engine.take(job("lost", start, 8, lands=True), job("gone", start, 8, lands=True))
     engine.turn()
@@ -103,8 +107,8 @@ def test_what_did_not_come_is_computed(fresh: Fresh, row: Row) -> None:
 
 
 @pytest.mark.parametrize("level", [1, 2])
-def test_asleep_it_takes_nothing_and_awake_it_is_as_before(fresh: Fresh, row: Row, level: int) -> None:
-    engine = fresh()
+def test_asleep_it_takes_nothing_and_awake_it_is_as_before(harness: Harness, row: Row, level: int) -> None:
+    engine = harness
     if not engine.card.sleeps:
         pytest.skip("its card says that it cannot")
     start = prompt(82, 50)
@@ -124,10 +128,10 @@ def test_asleep_it_takes_nothing_and_awake_it_is_as_before(fresh: Fresh, row: Ro
         assert "cleared" in [event.kind for event in engine.events], "and routers were told so"
 
 
-def test_one_that_runs_by_itself_says_that_it_is_well(fresh: Fresh, row: Row) -> None:
+def test_one_that_runs_by_itself_says_that_it_is_well(harness: Harness, row: Row) -> None:
     if not row.outside:
         pytest.skip("it is stepped: it is well as long as it gets on")
-    engine = fresh()
+    engine = harness
     engine.run(job("a", prompt(83, 30), 4))
     assert engine.loop is not None and engine.loop.run_until_complete(engine.engine._source.well())
     assert engine._call(engine.engine.well)
@@ -174,7 +178,7 @@ def test_an_engine_that_cannot_start_says_why(row: Row, tmp_path: Path) -> None:
 
 
 def children() -> set[int]:
-    """All processes that this one has started, and theirs."""
+    """All processes that this one has started, and theirs, but for those that multiprocessing keeps until the end."""
     parents: dict[int, int] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -187,7 +191,15 @@ def children() -> set[int]:
     found = {os.getpid()}
     while more := {child for child, parent in parents.items() if parent in found} - found:
         found |= more
-    return found - {os.getpid()}
+    return {process for process in found - {os.getpid()} if not is_helper(process)}
+
+
+def is_helper(process: int) -> bool:
+    try:
+        words = Path(f"/proc/{process}/cmdline").read_text()
+    except OSError:
+        return False
+    return any(name in words for name in HELPERS)
 
 
 def killed(pid: int) -> None:

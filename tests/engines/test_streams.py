@@ -7,7 +7,7 @@ import pytest
 from msgspec import structs
 
 from nodes.card import ModelCard
-from nodes.engines.contract import Card, Ending, Job, Sampling, unmet
+from nodes.contract.engine import Card, Ending, Job, Sampling, unmet
 from tests.engines.engines import Row
 from tests.engines.harness import GREEDY, Harness, job
 from tests.engines.reference import likelihoods

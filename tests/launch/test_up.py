@@ -58,6 +58,33 @@ def test_each_gets_the_flags_of_the_mesh_and_workers_their_own() -> None:
     }
 
 
+def router_of(flags: UpFlags, *for_workers: str) -> str:
+    """What its command says besides its name."""
+    places = up.places_of(flags, 8123, (), for_workers, "box-7")
+    return " ".join(next(place for place in places if place.role == "router").command[7:])
+
+
+def test_every_prompt_goes_to_a_prefill_worker_where_decode_workers_compute_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv(up.SPLIT_VARIABLE, raising=False)
+    monkeypatch.delenv("WIREMESH_WORKER_ENGINE", raising=False)
+    apart = UpFlags(topology="pd")
+    assert router_of(apart) == router_of(apart, "--engine", "vllm") == "--disagg-tokens 0"
+    assert router_of(UpFlags(topology="pd", engine="sglang")) == "--enforce-disagg"
+    assert router_of(apart, "--engine", "sglang") == router_of(apart, "--engine=sglang") == "--enforce-disagg"
+    assert router_of(UpFlags(topology="pd", engine="vllm"), "--slots", "8", "--", "--engine", "sglang") != (
+        "--enforce-disagg"
+    ), "that one is for the engine"
+    assert router_of(UpFlags(engine="sglang", routers=1)) == "", "whole requests"
+    monkeypatch.setenv("WIREMESH_WORKER_ENGINE", "sglang")
+    assert router_of(apart) == "--enforce-disagg" and router_of(UpFlags(topology="pd", engine="vllm")) != (
+        "--enforce-disagg"
+    )
+    monkeypatch.setenv(up.SPLIT_VARIABLE, "100")
+    assert router_of(apart) == "--enforce-disagg" and router_of(UpFlags(topology="pd", engine="vllm")) == ""
+
+
 @pytest.mark.parametrize(
     ("topology", "more", "names"),
     [

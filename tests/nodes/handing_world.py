@@ -8,8 +8,8 @@ from xxhash import xxh3_64_intdigest
 
 from mesh.core import Event, Failed, Finished, Go, Halt, Leg, Prepared, Start, Stepped, Yielded
 from nodes import generation
-from nodes.engines.blocks import chain, root
-from nodes.engines.contract import Job
+from nodes.contract.blocks import chain, root
+from nodes.contract.engine import Job
 from nodes.engines.sim import continuation
 from nodes.generation import Generation
 from nodes.handing import Handing

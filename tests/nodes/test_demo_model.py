@@ -21,7 +21,7 @@ from launch.demo_model.corpus import (
 )
 from launch.demo_model.measure import MODEL, Speaker, Turn, common, engine_of, read_corpus, run, speaker_of
 from launch.demo_model.train import CONFIG, TEMPLATE
-from nodes.engines.contract import Ending, Job, Sampling
+from nodes.contract.engine import Ending, Job, Sampling
 from nodes.engines.numpy.engine import NumpyEngine
 
 DIRECTORY_BYTES_MAX = 8 << 20

@@ -7,6 +7,7 @@ import pytest
 from mesh.options import OptionRefused
 from nodes.engine_options import EngineOptions, points
 from nodes.engines.timing import Timing
+from nodes.loading import timing_of
 from nodes.transfer.causes import Way
 
 MISTAKES: list[tuple[dict[str, Any], str]] = [
@@ -43,8 +44,8 @@ def test_a_mistake_is_a_sentence(values: dict[str, Any], words: str) -> None:
 
 def test_tables_become_a_timing() -> None:
     options = EngineOptions(engine="sim", speedup=2.0, prefill_ms=("0:10", "1000:40.5"), decode_ms=("0:20",))
-    assert options.timing == Timing(2.0, ((0.0, 10.0), (1000.0, 40.5)), ((0.0, 20.0),))
-    assert EngineOptions().timing == Timing()
+    assert timing_of(options) == Timing(2.0, ((0.0, 10.0), (1000.0, 40.5)), ((0.0, 20.0),))
+    assert timing_of(EngineOptions()) == Timing()
     assert points(()) == ()
 
 

@@ -5,11 +5,12 @@ from math import inf
 import pytest
 from xxhash import xxh3_64_intdigest
 
-from nodes.engines.contract import Job
+from nodes.contract.engine import Job
+from nodes.engines.faulty import FaultyEngine
 from nodes.engines.scheduler import Limits
-from nodes.engines.sim import Crashed, Fault, Settings
+from nodes.engines.sim import Crashed, Settings
 from nodes.engines.timing import Timing
-from nodes.faults import FaultyEngine, Plan, parse
+from nodes.faults import Fault, Plan, parse
 
 STEP_MS = 10.0
 

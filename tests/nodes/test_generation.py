@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nodes import generation
-from nodes.engines.contract import Ending, Logprobs, Sampling
+from nodes.contract.engine import Ending, Logprobs, Sampling
 from nodes.generation import Generation
 from tests.nodes.engines.models import engine_of, run
 

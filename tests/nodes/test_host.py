@@ -10,10 +10,11 @@ from xxhash import xxh3_64_intdigest
 
 from mesh.core import Event, Failed, Finished, Halt, Hint, Leg, Progressed, Stepped, Yielded
 from nodes import host as hosts
-from nodes.engines.contract import Card, Engine, EngineLoad, Job, Sampling, Step
+from nodes.contract.engine import Card, Engine, EngineLoad, Job, Sampling, Step
 from nodes.engines.scheduler import Limits
-from nodes.engines.sim import Fault, Settings, SimEngine, continuation
+from nodes.engines.sim import Settings, SimEngine, continuation
 from nodes.engines.timing import Timing
+from nodes.faults import Fault
 from nodes.generation import Generation
 from nodes.host import BURST_STEPS, LoopHost, ThreadHost
 from proto.errors import Reason

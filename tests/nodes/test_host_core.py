@@ -11,10 +11,11 @@ from xxhash import xxh3_64_intdigest
 
 from mesh.core import Event, Failed, Finished, Halt, Hint, Leg, Start, Stepped, Yielded
 from nodes import generation
-from nodes.engines.contract import Ending, Job, Output, Sampling, Step
+from nodes.contract.engine import Ending, Job, Output, Sampling, Step
 from nodes.engines.scheduler import Limits
-from nodes.engines.sim import Crashed, Fault, Settings, SimEngine, continuation
+from nodes.engines.sim import Crashed, Settings, SimEngine, continuation
 from nodes.engines.timing import Timing
+from nodes.faults import Fault
 from nodes.generation import Generation
 from nodes.host_core import HostCore
 from nodes.host_metrics import families

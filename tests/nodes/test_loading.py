@@ -11,8 +11,8 @@ import pytest
 
 from nodes import folder as folders
 from nodes import loading
+from nodes.contract.engine import Job
 from nodes.engine_options import EngineOptions
-from nodes.engines.contract import Job
 from nodes.engines.sim import continuation
 from nodes.folder import ModelRefused
 from nodes.text.tokenizer import ModelFiles, Tokenizer, digest

@@ -1,5 +1,7 @@
 """Handing over by an engine's own connector: what the mesh carries unread, and who is told which token."""
 
+from collections.abc import Callable
+from functools import partial
 from math import inf
 from typing import Any
 
@@ -8,7 +10,8 @@ import pytest
 from mesh.core import Event, Failed, Finished, Go, Halt, Leg, Prepared, Start, Stepped, Yielded
 from nodes import generation, parcels
 from nodes.commands import Applied, Cancel
-from nodes.engines.contract import Ending, Job, Output, Step
+from nodes.contract.engine import Ending, Job, Output, Step
+from nodes.contract.media import Media, Spot
 from nodes.generation import Generation
 from nodes.host_core import HostCore
 from nodes.native import AFTER, BESIDE, Native
@@ -26,8 +29,10 @@ def core_of(mode: str, enforce: bool = False) -> HostCore:
     return core
 
 
-def start_of(endpoint: str, handles: Any = (), awaits: bool = False, generated: Any = ()) -> Start:
-    payload = generation.encode(Generation(max_tokens=8, ignore_eos=True))
+def start_of(
+    endpoint: str, handles: Any = (), awaits: bool = False, generated: Any = (), media: tuple[Spot, ...] = ()
+) -> Start:
+    payload = generation.encode(Generation(max_tokens=8, ignore_eos=True, media=media))
     parts = (LEG, endpoint, payload, PROMPT, len(generated), [*generated], b"", inf, "", {})
     return Start(*parts, handles=handles, awaits=awaits)
 
@@ -70,6 +75,63 @@ def test_who_goes_on_at_once_has_what_was_said() -> None:
     core.start(start_of("generate/x", [parcel()], generated=[50]), 0.0)
     (job,) = core.commands
     assert isinstance(job, Job) and (job.native, list(job.generated)) == (b"where", [50])
+
+
+class Desk:
+    """Where pictures are read: when a test says so."""
+
+    def __init__(self) -> None:
+        self.handles: dict[Leg, Any] = {}
+
+    def embed(self, leg: Leg, spots: Any, handles: Any, done: Any) -> None:
+        self.handles[leg] = handles
+
+    def forget(self, leg: Leg) -> None:
+        del self.handles[leg]
+
+
+SPOT = Spot("image", 4, 3, bytes(16))
+SEEN = [Media(4, 3, bytes(16), "rows")]
+
+
+@pytest.mark.parametrize("first", ["read", "go"])
+def test_who_goes_on_has_what_its_pictures_became(first: str) -> None:
+    """Its engine may have to compute the prompt after all: it has both, whichever comes first, and nothing before."""
+    core = core_of(AFTER)
+    core.desk = desk = Desk()
+    core.start(start_of("generate/x", [parcel()], awaits=True, media=(SPOT,)), 0.0)
+    assert [*desk.handles] == [LEG], "they are read while the prompt is computed"
+    doings: list[Callable[[], Any]] = [partial(core.embedded, LEG, SEEN), partial(core.go, Go(LEG, 0, [50]), 0.0)]
+    for do in doings if first == "read" else doings[::-1]:
+        assert not core.commands
+        do()
+    (job,) = core.commands
+    assert isinstance(job, Job) and (job.native, job.generated, job.media) == (b"where", [50], SEEN)
+    assert told(core.stepped(Step([Output(LEG, [51])]), 0.0)) == [51]
+    core.check()
+
+
+@pytest.mark.parametrize("awaits", [False, True])
+def test_pictures_that_cannot_be_read_end_it_before_its_engine_hears_of_it(awaits: bool) -> None:
+    core = core_of(AFTER)
+    core.desk = Desk()
+    core.start(start_of("generate/x", [parcel()], awaits=awaits, media=(SPOT,)), 0.0)
+    failed = Failed(LEG, Reason.INVALID, text="it is none")
+    assert core.embedded(LEG, failed) == [failed] and not core.runs
+    core.go(Go(LEG, 0, [50]), 0.0)
+    assert not core.commands
+    core.check()
+
+
+def test_beside_it_has_its_pictures_before_it_begins() -> None:
+    core = core_of(BESIDE)
+    core.desk = Desk()
+    core.start(start_of("generate/x", [parcel()], awaits=True, media=(SPOT,)), 0.0)
+    assert not core.commands
+    core.embedded(LEG, SEEN)
+    (job,) = core.commands
+    assert isinstance(job, Job) and (job.native, job.media) == (b"where", SEEN)
+    assert told(core.stepped(Step([Output(LEG, [50])]), 0.0)) == []
 
 
 def test_cancelled_while_it_waits_the_engine_never_hears_of_it() -> None:

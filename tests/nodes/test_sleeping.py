@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from mesh import schema
 from mesh.core import Failed, Finished, Halt, Yielded
 from nodes import names
-from nodes.engines.contract import EngineLoad
+from nodes.contract.engine import EngineLoad
 from nodes.engines.sim import continuation
 from nodes.generation import Generation
 from nodes.resting import SHUNNED_TOKENS, Sleep, rest_endpoints, shunned

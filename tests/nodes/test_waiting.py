@@ -5,10 +5,9 @@ from math import inf
 
 from mesh.core import Event, Failed, Finished, Go, Halt, Leg, Prepared, Start, Stepped, Yielded
 from nodes import generation
-from nodes.engines.media import Media
-from nodes.generation import Generation, Spot
+from nodes.contract.media import IMAGE, Media, Spot
+from nodes.generation import Generation
 from nodes.host_core import HostCore
-from nodes.media.content import IMAGE
 from nodes.paced import PacedHost
 from tests.nodes.hosting import AT_ONCE, engine_of
 

@@ -12,9 +12,9 @@ from typing import Any
 
 from launch import cli
 from nodes import loading
+from nodes.contract.engine import BlockEvent, Card, Ending, EngineLoad, Job
 from nodes.engine_options import EngineOptions
 from nodes.engines import outside
-from nodes.engines.contract import BlockEvent, Card, Ending, EngineLoad, Job
 from nodes.engines.guard import Guard, descendants
 from nodes.engines.outside import OutsideEngine, Piece, budget_of, sequence_of
 from nodes.engines.sim import continuation

@@ -305,7 +305,7 @@ def test_errors_are_the_clients_exceptions(house: House, client: openai.OpenAI) 
     assert refused(openai.BadRequestError, tokens=5000).code == "context_length_exceeded"
     assert refused(openai.BadRequestError, messages=[], stream=True).param == "messages"
     assert refused(openai.BadRequestError, temperature=3).param == "temperature"
-    assert refused(openai.BadRequestError, response_format={"type": "json_object"}).param == "response_format.type"
+    assert refused(openai.BadRequestError, response_format={"type": "xml"}).param == "response_format.type"
     with pytest.raises(openai.BadRequestError, match="makes no embeddings"):
         client.embeddings.create(model=MODEL, input="x")
     with pytest.raises(openai.NotFoundError) as nowhere:

@@ -18,7 +18,7 @@ from mesh.client import Mesh
 from mesh.core import Finish
 from nodes import generation, names
 from nodes.card import FileRequest, ModelCard
-from nodes.engines.contract import Sampling
+from nodes.contract.engine import Sampling
 from nodes.engines.sim import continuation
 from nodes.generation import Generation
 from nodes.metrics import Family

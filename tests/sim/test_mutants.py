@@ -1,5 +1,6 @@
 """The mutants fit the cores as they are, and the simulator notices what it ought to: `wiremesh sim mutants`."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,14 @@ def test_it_is_noticed(name: str) -> None:
     found = mutants.run(name, 60, STAGE)
     assert found["seed"] >= 0, found
     assert found["invariant"]
+
+
+def test_a_seed_that_noticed_it_is_tried_first_and_is_sound() -> None:
+    """Which mutants were noticed, and by which seeds, is kept; the unbroken cores must not fail under those."""
+    noticed = json.loads(mutants.NOTICED.read_text(encoding="utf-8"))
+    seed = noticed["one_token_short"]
+    assert mutants.run("one_token_short", 0, STAGE, [seed])["seed"] == seed
+    assert mutants.run(mutants.UNBROKEN, 0, STAGE, [seed])["seed"] == -1
 
 
 def test_the_tree_is_not_changed_and_a_misfit_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from mesh.simulation import mutants
 from mesh.simulation.mutations import MUTATIONS as OF_THE_MESH
 from mesh.simulation.plan import Fault, Work, from_json, to_json
 from mesh.simulation.violation import Violation
-from nodes.engines.contract import Ending, Job
+from nodes.contract.engine import Ending, Job
 from nodes.generation import encode_logprobs, job_of
 from nodes.simulation import faults, plan, planes, plots
 from nodes.simulation.caller import ServingStream
@@ -33,7 +33,7 @@ from proto.messages import Error, Role
 
 ROOT = Path(__file__).parents[2]
 SEEDS = 12
-MUTANTS_MIN = 145  # with those of the mesh
+MUTANTS_MIN = 155  # with those of the mesh
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -107,6 +107,7 @@ def test_the_reference_is_what_an_engine_says(call: ServingCall) -> None:
     engine = WatchedEngine(plan.engine_settings(ServingPlace("worker", int(Role.WORKER))), digest)
     begun: list[Job] = []
     engine.begun, engine.found = begun.append, lambda job, count: None
+    engine.computes, engine.evicts = lambda plan: None, lambda: None
     job = job_of("key", wanted, prompt, [], plan.VOCABULARY)
     assert engine.submit(job) is None and (begun == [job])
     said: list[int] = []
@@ -264,6 +265,46 @@ def test_a_spoilt_picture_is_its_askers_mistake() -> None:
     assert result.reasons == {"invalid": 2, "length": 1}
 
 
+@pytest.mark.usefixtures("lucky")
+def test_a_known_picture_goes_to_the_encoder_that_has_it() -> None:
+    calls = [shown(number, [number % 3], 1.0 + number * 0.7) for number in range(1, 10)]
+    planned = seeing(calls, encoders=3)
+    planned.heal_s = 9.0
+    for place in planned.places:
+        place.tells = place.kind in (WORKER, ENCODER)
+        if place.kind == ROUTER:
+            place.policy, place.wants = "kv", [*place.wants, "wiremesh.router.best_worker"]
+    world = SeeingWorld(planned)
+    assert seen(world) == ({"length": 9}, 3, 0)
+    judges: Any = world.oracles
+    assert judges.advice.known.judged["encoders"] >= 6
+
+
+def fed_alike(*faults_: Fault) -> ServingPlan:
+    """Three prompts that begin alike, one after the other, through one prefill worker and one decode worker."""
+    calls = [call(number, 0.5 + number * 0.8) for number in range(1, 4)]
+    planned = seeing(calls, *faults_, encoders=0, prefills=1)
+    planned.places[1].offers = ["generate/b"]
+    for one in planned.calls:
+        one.shared, one.needs, one.routed = 24, ["prefill/a"], False
+    for place in planned.places:
+        place.sees, place.splits = False, False
+    return planned
+
+
+def test_what_a_worker_has_is_not_pulled() -> None:
+    result = ServingWorld(fed_alike()).run()
+    assert not result.failed, f"{result.invariant}: {result.text}"
+    assert (result.stats["handing.pulled"], result.stats["handing.spared"]) == (3, 48)
+
+
+def test_what_it_has_may_be_gone_before_the_rest_comes() -> None:
+    result = ServingWorld(fed_alike(Fault(0.0, "evict"), Fault(0.0, "evict"))).run()
+    assert not result.failed, f"{result.invariant}: {result.text}"
+    assert result.reasons == {"length": 3}
+    assert result.stats["handing.spared"] > 0
+
+
 # --- The judges ------------------------------------------------------------------------------------------------
 
 
@@ -314,7 +355,13 @@ def test_there_are_enough() -> None:
     assert len(names) == len(set(names)) >= MUTANTS_MIN
 
 
-@pytest.mark.parametrize("name", ["generated_forgotten", "suspect_not_asked", "router_herds", "embedded_untold"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("generated_forgotten", "suspect_not_asked", "router_herds", "embedded_untold", "blocks_unused"),
+        *("evicted_is_believed_in", "overlap_unheeded"),
+    ],
+)
 def test_mutants_are_noticed(name: str) -> None:
     found = mutants.run(name, 60, STAGE.module)
     assert found["seed"] >= 0, found

@@ -16,18 +16,20 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
-from nodes.engines.below import Below
-from nodes.engines.contract import ASLEEP, Card, EngineLoad, Job, Logprobs, Output, Step
+from nodes.contract.below import Below
+from nodes.contract.engine import ASLEEP, Card, Ending, EngineLoad, Job, Logprobs, Output, Step
+from nodes.contract.media import misplaced
+from nodes.engines.guided import Left, kept_back, late, let_end, masks, told
 from nodes.engines.logits import LogitsProcessor, process
-from nodes.engines.media import misplaced
 from nodes.engines.numpy.attention import Span, runs_of
 from nodes.engines.numpy.config import Config, Unsupported, config_of, tokens_of
 from nodes.engines.numpy.exchange import Exchange
 from nodes.engines.numpy.model import Model, load
 from nodes.engines.numpy.placing import lacking, parts_of, placed, without
-from nodes.engines.numpy.sampling import choose, is_plain
+from nodes.engines.numpy.sampling import Bools, choose, is_plain
 from nodes.engines.numpy.towers import media_of
 from nodes.engines.scheduler import Limits, Plan, Running, Scheduler
+from nodes.guiding.following import Guides, guides_of
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -51,7 +53,7 @@ class Settings(Struct, frozen=True):
 
 
 class NumpyEngine:
-    """Keeps the contract of `nodes.engines.contract.Engine`."""
+    """Keeps the contract of `nodes.contract.engine.Engine`."""
 
     def __init__(self, settings: Settings) -> None:
         self.processors: Sequence[LogitsProcessor] = ()
@@ -62,12 +64,15 @@ class NumpyEngine:
         self._again: Callable[[], Any] = _nothing  # the model, when it had been dropped
         self._asleep = 0
         self._sees = False  # whether a job ever had pictures or sounds in its prompt
+        self._guides: Guides | None = None
+        self._guided = False  # whether a job ever had a guide
 
     def start(self) -> Card:
         folder = Path(self._settings.folder)
         config, eos_tokens = configuration(folder)
         token_bytes = 2 * 4 * config.layers * config.key_heads * config.head_width
         limits = limits_of(self._settings, config.vocabulary, config.context, token_bytes, eos_tokens)
+        limits = self._guide(limits)
         slots = limits.blocks * limits.block_tokens
         self._again = partial(load, config, folder, limits.context, slots, self._settings.exact)
         model = self._again()
@@ -86,7 +91,14 @@ class NumpyEngine:
             layout=exchange.layout,
             media=media_of(folder),
             sleeps=True,
+            guides=limits.guides,
         )
+
+    def _guide(self, limits: Limits) -> Limits:
+        """Be ready for guides, if this process can read them."""
+        file = Path(self._settings.folder) / "tokenizer.json"
+        self._guides = guides_of(file, limits.vocabulary, limits.eos_tokens)
+        return replace(limits, guides=self._guides is not None)
 
     def _keep(self, limits: Limits, model: Any, exchange: Any) -> None:
         self._model, self._exchange = model, exchange
@@ -102,6 +114,9 @@ class NumpyEngine:
             if text := misplaced(job.media, len(job.prompt), self._row_width()):
                 return text
             self._sees = True
+        if job.guide is not None and self._guides is not None:
+            self._guides.read(job.guide)
+            self._guided = True
         return self._running.submit(job)
 
     def cancel(self, key: Hashable, out: memoryview | None = None) -> int:
@@ -116,12 +131,13 @@ class NumpyEngine:
         if not plan.decoding and not plan.parts:
             return Step(scheduler.reports(), scheduler.events())
         computed = plan.computed
-        tokens, logprobs, failed = self._sample(plan, self._logits(plan))
+        tokens, logprobs, left = self._sample(plan, self._logits(plan))
         outputs = scheduler.apply(plan, tokens, logprobs)
-        for running in failed:
-            scheduler.fail(running, OVERFLOWED)
+        for one in left:
+            if one.ending is not None:
+                scheduler.fail(one.running, one.text, one.ending)
         prefilled = sum(part.count for part in plan.parts)
-        return Step(outputs + scheduler.reports(), scheduler.events(), computed, prefilled)
+        return Step(outputs + told(left) + scheduler.reports(), scheduler.events(), computed, prefilled)
 
     def load(self) -> EngineLoad:
         load = self._running.load()
@@ -185,6 +201,8 @@ class NumpyEngine:
     def _plan(self) -> Plan:
         """What can be computed of the scheduler's plan: a sequence may lack what it is to see."""
         plan = self._running.plan()
+        if self._guided and self._guides is not None and (waits := late(self._guides, plan)):
+            plan = without(plan, waits)
         if not self._sees or self._asleep:
             return plan
         blind = lacking(plan, self._row_width())
@@ -222,28 +240,42 @@ class NumpyEngine:
         """What the model takes for the positions [start, stop) of a sequence."""
         return np.arange(start, stop)
 
-    def _sample(self, plan: Plan, logits: Floats) -> tuple[list[int], list[Logprobs | None], list[Running]]:
-        """A token for each head. A head whose logits are no numbers leaves the plan."""
+    def _sample(self, plan: Plan, logits: Floats) -> tuple[list[int], list[Logprobs | None], list[Left]]:
+        """A token for each head. A head whose logits are no numbers leaves the plan, and one that its guide stops."""
+        allowed, left = masks(self._guides, plan.heads) if self._guided and self._guides is not None else ({}, [])
         for row, running in enumerate(plan.heads if self.processors else ()):
             if not process(self.processors, running.tokens, logits[row]):
                 logits[row] = np.nan  # no token can be chosen: it fails
         best = logits.argmax(axis=1)
         sound = np.isfinite(logits[np.arange(len(best)), best])
-        failed = [running for running, is_sound in zip(plan.heads, sound, strict=True) if not is_sound]
+        if not sound.all():
+            unsound = [running for running, is_sound in zip(plan.heads, sound, strict=True) if not is_sound]
+            left = [one for one in left if one.running not in unsound]
+            left += [Left(running, Ending.FAILED, OVERFLOWED) for running in unsound]
+        gone = [one.running for one in left]
         tokens: list[int] = []
         logprobs: list[Logprobs | None] = []
         for row, running in enumerate(plan.heads):
-            if not sound[row]:
+            if gone and running in gone:
                 continue
-            token, told = int(best[row]), None
-            if not is_plain(running.job):
-                token, told = choose(logits[row], running.job, running.tokens, banned(running, logits.shape[1]))
+            token, rows = int(best[row]), None
+            if row in allowed:
+                token, rows = self._guided_choice(logits[row], running, allowed[row])
+            elif not is_plain(running.job):
+                token, rows = choose(logits[row], running.job, running.tokens, banned(running, logits.shape[1]))
             tokens.append(token)
-            logprobs.append(told)
-        if failed:
-            plan.decoding = [running for running in plan.decoding if running not in failed]
-            plan.heads = [running for running in plan.heads if running not in failed]
-        return tokens, logprobs, failed
+            logprobs.append(rows)
+        if gone:
+            plan.decoding = [running for running in plan.decoding if running not in gone]
+            plan.heads = [running for running in plan.heads if running not in gone]
+        return tokens, logprobs, left
+
+    def _guided_choice(self, logits: Floats, running: Running, allowed: Bools) -> tuple[int, Logprobs | None]:
+        ends = self._running.limits.eos_tokens
+        unwanted = kept_back(running, banned(running, len(logits)), ends)
+        token, rows = choose(logits, running.job, running.tokens, unwanted, allowed)
+        let_end(running, token, ends)
+        return token, rows
 
 
 def _nothing() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from nodes.engines.media import misplaced, pieces
+from nodes.contract.media import misplaced, pieces
 from nodes.engines.scheduler import Part, Plan, Running
 
 Floats = NDArray[np.float32]

@@ -12,11 +12,12 @@ from math import log
 import numpy as np
 from numpy.typing import NDArray
 
-from nodes.engines.contract import Job, Logprobs, Sampling
+from nodes.contract.engine import Job, Logprobs, Sampling
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 COLD = 1e-5  # a temperature below this is greedy
 WORD = (1 << 64) - 1
 GAMMA, MIX_1, MIX_2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB  # of splitmix64
@@ -30,12 +31,22 @@ def is_plain(job: Job) -> bool:
     return given.temperature < COLD and not (penalized or given.logit_bias or job.min_tokens) and given.logprobs < 0
 
 
-def choose(logits: Floats, job: Job, tokens: Sequence[int], banned: Sequence[int]) -> tuple[int, Logprobs | None]:
-    """The next token after `tokens` (prompt and output), none of `banned`; and what was asked to be told of it."""
+def choose(
+    logits: Floats, job: Job, tokens: Sequence[int], banned: Sequence[int], allowed: Bools | None = None
+) -> tuple[int, Logprobs | None]:
+    """The next token after `tokens` (prompt and output), none of `banned`; and what was asked to be told of it.
+
+    A guide has the last word: if all that it allows is banned, it is not.
+    """
     given = job.sampling
     row = adjusted(logits, given, tokens, len(job.prompt))
+    if allowed is not None:
+        row[~allowed] = -np.inf
     if banned:
+        kept = row[list(banned)]
         row[list(banned)] = -np.inf
+        if allowed is not None and row.max() == -np.inf:
+            row[list(banned)] = kept
     if given.temperature < COLD:
         token = int(row.argmax())
     else:

@@ -11,7 +11,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from nodes.engines.contract import MediaCard
+from nodes.contract.engine import MediaCard
 from nodes.engines.numpy.config import Unsupported, number, text_of
 from nodes.media.limits import FRAMES_TAKEN_MAX, SIDE_MAX
 

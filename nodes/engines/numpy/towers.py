@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nodes.engines.contract import MediaCard
+from nodes.contract.engine import MediaCard
 from nodes.engines.numpy.audio import Audio
 from nodes.engines.numpy.config import Unsupported
 from nodes.engines.numpy.safetensors import Damaged, opened

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from nodes.engines.contract import Job
+from nodes.contract.engine import Job
 from nodes.engines.openai_url.client import answers, fetched, sentence
 from nodes.engines.openai_url.http import Place, Unreachable
 from nodes.engines.openai_url.wire import WAYS, Dialect, Said, Way, asked

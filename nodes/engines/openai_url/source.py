@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from msgspec.structs import replace
 
-from nodes.engines.contract import BlockEvent, Card, Ending, EngineLoad, Job, Logprobs
+from nodes.contract.engine import BlockEvent, Card, Ending, EngineLoad, Job, Logprobs
 from nodes.engines.openai_url.client import answers, fetched
 from nodes.engines.openai_url.finding import Settings, find
 from nodes.engines.openai_url.http import Unreachable

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from nodes.engines.contract import Ending, Job, Logprobs
+from nodes.contract.engine import Ending, Job, Logprobs
 
 TEXT_CHARS_MAX = 300  # of what a server says went wrong
 LINE_BYTES_MAX = 4 << 20  # of one event: a token with all its log-probabilities has some kilobytes

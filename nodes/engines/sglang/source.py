@@ -3,7 +3,8 @@
 Prefill and decode apart are SGLang's own: both sides get the same request at once, and find each other by the host and
 port of the prefill side's bootstrap server and by the number of a room, which we draw. A decode side computes no prompt
 of its own (its card says so), and an abort that we did not ask for means that the other side is gone: the job is lost
-here, and goes on elsewhere. Sleeping needs SGLang's memory saver, which only GPUs have: that part was never run.
+here, and goes on elsewhere. Sleeping needs SGLang's memory saver, which only GPUs have: without one it was run with a
+stand-in for it, which gives nothing back.
 """
 
 import asyncio
@@ -13,16 +14,17 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, suppress
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
 import zmq
 from xxhash import xxh3_64_intdigest
 
+from nodes.contract.engine import BlockEvent, Card, Ending, EngineLoad, Job
 from nodes.engine_options import SLOTS_MAX, EngineOptions
-from nodes.engines.contract import BlockEvent, Card, Ending, EngineLoad, Job
 from nodes.engines.guard import Guard, descendants
 from nodes.engines.kv_feed import KvFeed
 from nodes.engines.outside import (
@@ -35,6 +37,7 @@ from nodes.engines.outside import (
     names,
     sequence_of,
 )
+from nodes.engines.sglang.figures import families, load_of, together
 from nodes.engines.sglang.starting import Died, failed, flags_of, free_ports, launched, library, ranks_in, sockets_of
 from nodes.engines.sglang.words import (
     Bootstrap,
@@ -52,8 +55,10 @@ from nodes.text.tokenizer import Tokenizer
 
 LOAD_S = 0.05  # older figures are asked for again: they are in shared memory
 END_S = 5.0  # for its schedulers to end by themselves
+REAPED_S = 2.0  # from a kill to the end: a process that holds much memory takes a while
 PROBED_S = 10.0  # without a word from its scheduler: ask it for one
-LEVELS = {1: ["kv_cache"], 2: ["kv_cache", "weights"]}  # what it gives back, asleep
+QUIET_S = 10.0  # before it sleeps: until it has done what it had begun for jobs that are over
+LEVELS = {1: ("kv_cache",), 2: ("kv_cache", "weights")}  # what it gives back, asleep
 
 
 class SglangSource:
@@ -262,21 +267,15 @@ class SglangSource:
         now = time.monotonic()
         if now - self._load_at >= LOAD_S and self._card is not None:
             self._load_at = now
-            each = [_load_of(one, self._card.block_tokens) for one in self._manager.load_snapshot_reader.read_all()]
-            self._load = _together(each) if each else EngineLoad(blocks_total=self._card.blocks)
+            each = [load_of(one, self._card.block_tokens) for one in self._manager.load_snapshot_reader.read_all()]
+            self._load = together(each) if each else EngineLoad(blocks_total=self._card.blocks)
         return self._load
 
     def events(self) -> list[BlockEvent]:
         return [event for feed in self._feeds for event in feed.events()]
 
     def families(self) -> list[Any]:
-        from prometheus_client import CollectorRegistry, multiprocess
-
-        from nodes.exposition import families_of
-
-        registry = CollectorRegistry()
-        multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-        return families_of(registry.collect(), ("sglang:",))
+        return families()
 
     async def well(self) -> bool:
         if Died.said:
@@ -291,16 +290,25 @@ class SglangSource:
 
     async def sleep(self, level: int) -> None:
         """Give the cache back, and the weights too where SGLang keeps a copy of them to wake with."""
-        kept = level > 1 and bool(self._engine.server_args.enable_weights_cpu_backup)
-        self._asleep = LEVELS[2 if kept else 1]
-        wish = library("srt.managers.io_struct").ReleaseMemoryOccupationReqInput(tags=self._asleep)
-        await self._manager.release_memory_occupation(wish)
+        kept = bool(self._engine.server_args.enable_weights_cpu_backup)
+        await self._rest(LEVELS[level] if kept else LEVELS[1])
 
     async def wake(self) -> None:
         """Take it again."""
-        tags, self._asleep = self._asleep, []
-        wish = library("srt.managers.io_struct").ResumeMemoryOccupationReqInput(tags=tags)
-        await self._manager.resume_memory_occupation(wish)
+        await self._rest(())
+
+    async def _rest(self, wanted: Sequence[str]) -> None:
+        """Only these are given back. SGLang dies of a wish that is granted already, and of one while it has work."""
+        messages, manager = library("srt.managers.io_struct"), self._manager
+        if taken := [tag for tag in self._asleep if tag not in wanted]:
+            await manager.resume_memory_occupation(messages.ResumeMemoryOccupationReqInput(tags=taken))
+            self._asleep = [tag for tag in self._asleep if tag in wanted]
+        if given := [tag for tag in wanted if tag not in self._asleep]:
+            answers = await manager.flush_cache_communicator(messages.FlushCacheReqInput(timeout_s=QUIET_S))
+            if not all(one.success for one in answers):
+                raise EngineDead("SGLang still has work for jobs that have ended: it cannot sleep")
+            await manager.release_memory_occupation(messages.ReleaseMemoryOccupationReqInput(tags=given))
+            self._asleep = [*self._asleep, *given]
 
     async def stop(self) -> None:
         engine, self._engine = self._engine, None
@@ -314,8 +322,15 @@ class SglangSource:
             atexit.unregister(engine.shutdown)
             self._manager._dispatch_to_scheduler(library("srt.managers.io_struct").ShutdownReq())
             await asyncio.get_running_loop().run_in_executor(None, self._await_end)
-            for one in (engine.send_to_rpc, self._manager.recv_from_detokenizer, self._manager.send_to_scheduler):
+            sockets = engine.send_to_rpc, self._manager.recv_from_detokenizer, self._manager.send_to_scheduler
+            for one in sockets:
                 one.close(linger=0)
+            for one in sockets:
+                one.context.destroy(0)
+            reader = self._manager.load_snapshot_reader
+            reader.close()
+            if path := getattr(reader, "path", ""):  # in shared memory; SGLang leaves it there
+                Path(path).unlink(missing_ok=True)
         self._clean()
 
     def _await_end(self) -> None:
@@ -336,9 +351,12 @@ class SglangSource:
 
     def _clean(self) -> None:
         if self._guard is not None:
+            ours = {*self._guard.processes}
             self._guard.release()
             self._guard = None
-            multiprocessing.active_children()  # or they would stay as zombies
+            for process in multiprocessing.active_children():
+                if process.pid in ours:
+                    process.join(REAPED_S)  # or they would stay as zombies
         if self._context is not None:
             self._context.destroy(0)
         with suppress(OSError):
@@ -346,36 +364,15 @@ class SglangSource:
 
 
 def _guarding(before: set[int]) -> Guard:
-    """Over what was started since."""
-    return Guard(process for process in descendants() if process not in before)
+    """Over what was started since, but for what multiprocessing keeps until the end of this process."""
+    kept = {*before, getattr(resource_tracker._resource_tracker, "_pid", None)}
+    return Guard(process for process in descendants() if process not in kept)
 
 
 def _piece(found: Heard) -> Piece:
     if found.ending is Ending.LOST:
         raise JobLost(found.text)
     return Piece(found.tokens, found.logprobs, found.ending, found.text, found.cached_tokens)
-
-
-def _load_of(told: Any, page: int) -> EngineLoad:
-    return EngineLoad(
-        int(told.num_running_reqs),
-        int(told.num_waiting_reqs),
-        -(-int(told.num_used_tokens) // page),
-        int(told.max_total_num_tokens) // page,
-        int(told.num_waiting_uncached_tokens),
-    )
-
-
-def _together(each: list[EngineLoad]) -> EngineLoad:
-    """Of all ranks."""
-    return EngineLoad(
-        sum(one.running for one in each),
-        sum(one.waiting for one in each),
-        sum(one.blocks_used for one in each),
-        sum(one.blocks_total for one in each),
-        sum(one.prefill_tokens for one in each),
-        tuple(each) if len(each) > 1 else (),
-    )
 
 
 def open_sglang(folder: Path, options: EngineOptions, tokenizer: Tokenizer) -> tuple[OutsideEngine, Card, None]:

@@ -26,6 +26,7 @@ INSTALL = "pip install sglang, in a virtual environment of its own"
 MODES = {"prefill": "prefill", "decode": "decode"}  # by role; else: alone
 CHARS_MAX = 300  # of what it says when it cannot start
 LOAD_STEPS = 5  # between two figures of its load; routers want them fresher than its own 15
+LOGGED = "Why, that process has logged above"
 QUIET = "sglang.srt.entrypoints.engine"  # says, as an error, that it does not use a signal handler of its own
 
 
@@ -130,13 +131,16 @@ def launched(flags: Sequence[str]) -> Any:
         arguments = parser.parse_args(list(flags))
         arguments.custom_sigquit_handler = failed
         logging.getLogger("sglang").setLevel(arguments.log_level.upper())
+        loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(loop)  # or it would make one
         try:
-            found = engine.Engine(server_args=settings.from_cli_args(arguments))
-            found.loop.close()  # the worker's is another
-            return found
+            return engine.Engine(server_args=settings.from_cli_args(arguments))
         except (Exception, SystemExit) as error:
             words = " ".join(str(error).split())[:CHARS_MAX] or type(error).__name__
-            raise EngineRefused(f"SGLang cannot start: {words}") from error
+            hint = f". {LOGGED}" if "during initialization" in words else ""
+            raise EngineRefused(f"SGLang cannot start: {words}{hint}") from error
+        finally:
+            loop.close()  # the worker's is another
 
 
 @contextmanager

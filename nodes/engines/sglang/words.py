@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from nodes.engines.contract import Ending, Job, Logprobs
+from nodes.contract.engine import Ending, Job, Logprobs
 
 PENALTY_MAX = 2.0  # of frequency and presence; as OpenAI
 REPETITION_MAX = 2.0

@@ -17,7 +17,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from nodes.engines.contract import Card
+from nodes.contract.engine import Card
 from nodes.engines.numpy.config import Unsupported, tokens_of
 from nodes.engines.numpy.engine import NumpyEngine, limits_of, read_json
 from nodes.engines.numpy.engine import Settings as Batching
@@ -37,12 +37,12 @@ class Settings(Struct, frozen=True):
 
 
 class TransformersEngine(NumpyEngine):
-    """Keeps the contract of `nodes.engines.contract.Engine`."""
+    """Keeps the contract of `nodes.contract.engine.Engine`."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings.batching)
         self._wanted = settings
-        self._across = 0  # rows along a side of a picture, where they have places in two dimensions
+        self._grids = False  # whether rows of pictures have places in two dimensions
 
     def start(self) -> Card:
         wanted, folder = self._wanted, Path(self._settings.folder)
@@ -52,8 +52,9 @@ class TransformersEngine(NumpyEngine):
         model: Any = TransformersModel(folder, device, wanted.dtype)
         shape = model.shape
         limits = limits_of(self._settings, shape.vocabulary, shape.context, shape.token_bytes, ends_of(folder))
+        limits = self._guide(limits)
         model.allocate(limits.blocks * limits.block_tokens)
-        self._across = model.sight.across if model.sight is not None else 0
+        self._grids = model.sight is not None and model.sight.patch > 0
         exchange = Exchange(model.keys, model.values, limits.block_tokens)
         self._keep(limits, model, exchange)
         self._again = partial(self._loaded, folder, device, limits.blocks * limits.block_tokens)
@@ -70,6 +71,7 @@ class TransformersEngine(NumpyEngine):
             layout=exchange.layout,
             resumes_exactly=model.dtype == "float32",
             sleeps=True,
+            guides=limits.guides,
             media={"image": model.sight.card} if model.sight is not None else {},
         )
 
@@ -93,7 +95,7 @@ class TransformersEngine(NumpyEngine):
         return width
 
     def _places(self, running: Running, start: int, stop: int) -> NDArray[np.int64]:
-        return places(running.job.media, self._across, start, stop) if self._across else np.arange(start, stop)
+        return places(running.job.media, start, stop) if self._grids else np.arange(start, stop)
 
     def _loaded(self, folder: Path, device: str, slots: int) -> Any:
         model = TransformersModel(folder, device, self._wanted.dtype)

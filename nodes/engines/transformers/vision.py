@@ -1,9 +1,8 @@
 """Shell. Eyes of models of the transformers library, on any device: a picture becomes the rows that it stands for.
 
-LLaVA takes squares of one size. Qwen2-VL and Qwen2.5-VL take any; here all of their pictures become squares of SIDE
-pixels, so that everybody knows without looking how many rows a picture has. Their rows have places in two dimensions:
-see `grids.py`. Pictures are prepared here, not by the library, so that Pillow and torchvision are not needed. Clips and
-sounds are not taken.
+LLaVA takes squares of one size. Qwen2-VL and Qwen2.5-VL take pictures of about their own size and proportions, up to
+ROWS_MAX rows, which have places in two dimensions: see `grids.py`. Pictures are prepared here, not by the library, so
+that Pillow and torchvision are not needed. Clips and sounds are not taken.
 """
 
 from collections.abc import Mapping
@@ -15,7 +14,8 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from nodes.engines.contract import MediaCard
+from nodes.contract.engine import MediaCard
+from nodes.contract.media import Media, lines_of
 from nodes.engines.numpy.config import Unsupported, number
 from nodes.engines.numpy.senses import CLIP, MEANS, Triple, eye_of, prepared_of, triple
 from nodes.engines.numpy.towers import PREPARED, read
@@ -24,7 +24,8 @@ from nodes.engines.transformers.library import complete, library, torch
 Floats = NDArray[np.float32]
 LLAVA, QWEN = ("llava",), ("qwen2_vl", "qwen2_5_vl")
 FAMILIES = LLAVA + QWEN
-SIDE = 448  # pixels: 256 rows of Qwen2-VL, as many as other models have
+ROWS_MAX = 1280  # of one picture: what Qwen's own advice is. A million pixels; text of ten points is legible in them
+PIXELS_MIN = 56 * 56  # where the files do not say
 PLAIN = "sdpa"  # the attention of towers, which have no cache
 
 
@@ -40,10 +41,10 @@ class Sight(Struct, frozen=True):
     merged: int = 1  # patches of a row's side
     frames: int = 1  # that a patch is deep
 
-    @property
-    def across(self) -> int:
-        """Rows along a side, where they have places in two dimensions; else 0."""
-        return self.card.width // (self.patch * self.merged) if self.patch else 0
+    def grid_of(self, one: Media) -> tuple[int, int, int]:
+        """Frames, lines and columns of patches, of a picture whose rows have places in two dimensions."""
+        lines, columns = lines_of(one)
+        return 1, lines * self.merged, columns * self.merged
 
 
 def sight_of(folder: Path) -> Sight | None:
@@ -70,8 +71,11 @@ def _of_qwen(family: str, raw: Mapping[str, Any], prepared: Mapping[str, Any]) -
     vision, text = raw.get("vision_config") or {}, raw.get("text_config") or raw
     patch, merged = number(vision, "patch_size"), vision.get("spatial_merge_size", 2)
     size = prepared.get("size") or {}
-    pixels_max = prepared.get("max_pixels") or size.get("longest_edge") or SIDE * SIDE
-    side = min(SIDE, isqrt(pixels_max)) // (patch * merged) * patch * merged
+    step = patch * merged
+    pixels_max = prepared.get("max_pixels") or size.get("longest_edge") or ROWS_MAX * step**2
+    pixels_min = prepared.get("min_pixels") or size.get("shortest_edge") or PIXELS_MIN
+    most = min(pixels_max, ROWS_MAX * step**2)
+    side = isqrt(most) // step * step
     if side <= 0:
         raise Unsupported(f"pictures of {pixels_max} pixels are smaller than one row")
     mean, deviation = (
@@ -81,9 +85,12 @@ def _of_qwen(family: str, raw: Mapping[str, Any], prepared: Mapping[str, Any]) -
     card = MediaCard(
         token=number(raw, "image_token_id"),
         features=number(text, "hidden_size"),
-        tokens=(side // (patch * merged)) ** 2,
+        tokens=(side // step) ** 2,
         height=side,
         width=side,
+        step=step,
+        pixels_min=min(pixels_min, most),
+        pixels_max=most,
     )
     scale = float(prepared.get("rescale_factor", 1 / 255))
     return Sight(family, card, scale, mean, deviation, patch, merged, vision.get("temporal_patch_size", 2))
@@ -97,43 +104,59 @@ class Towers:
         self._model, self._sight = model, sight
 
     def encode(self, kind: str, array: NDArray[Any]) -> Floats:
-        """One picture, in the shape of its card, to (rows, features). Raises ValueError."""
+        """One picture, in a shape of its card, to (rows, features). Raises ValueError."""
         card = self.cards.get(kind)
         if card is None:
             raise ValueError(f"this model takes no {kind}")
-        if array.dtype != np.uint8 or array.shape != (card.height, card.width, 3):
-            raise ValueError(f"{kind} of {array.dtype} {array.shape} is not of the shape that this model takes")
-        sight = self._sight
-        coloured = array.astype(np.float32) * np.float32(sight.scale)
-        mean, deviation = (np.asarray(one, np.float32) for one in (sight.mean, sight.deviation))
-        pixels = np.ascontiguousarray(((coloured - mean) / deviation).transpose(2, 0, 1)[None])
+        given = taken(array, self._sight)
+        pixels = given["pixel_values"].to(self._model.device, self._model.dtype)
+        grids = {name: value.to(self._model.device) for name, value in given.items() if name != "pixel_values"}
         with torch.inference_mode():
-            found = self._features(torch.from_numpy(pixels).to(self._model.device, self._model.dtype))
+            found = self._model.get_image_features(pixel_values=pixels, **grids)
+            found = getattr(found, "pooler_output", found)
+            found = found[0] if isinstance(found, (list, tuple)) else found
             rows: Floats = found.reshape(-1, card.features).float().cpu().numpy()
-        if len(rows) != card.tokens:
-            raise ValueError(f"a picture became {len(rows)} rows instead of {card.tokens}")
+        if len(rows) != rows_shown(array, card):
+            raise ValueError(f"a picture became {len(rows)} rows instead of {rows_shown(array, card)}")
         return rows
 
-    def _features(self, pixels: Any) -> Any:
-        sight, given = self._sight, {"pixel_values": pixels}
-        if sight.patch:
-            across = pixels.shape[-1] // sight.patch
-            given = {
-                "pixel_values": patches_of(pixels, sight),
-                "image_grid_thw": torch.tensor([[1, across, across]], device=pixels.device),
-            }
-        found = self._model.get_image_features(**given)
-        found = getattr(found, "pooler_output", found)
-        return found[0] if isinstance(found, (list, tuple)) else found
+
+def rows_shown(array: NDArray[Any], card: MediaCard) -> int:
+    """How many rows a picture of this shape becomes."""
+    return array.shape[0] * array.shape[1] // card.step**2 if card.step else card.tokens
+
+
+def fits(array: NDArray[Any], card: MediaCard) -> bool:
+    """Whether a picture has a shape that a model takes."""
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
+        return False
+    height, width = array.shape[:2]
+    if not card.step:
+        return (height, width) == (card.height, card.width)
+    whole = min(height, width) > 0 and height % card.step == 0 and width % card.step == 0
+    return bool(whole and height * width <= card.pixels_max)
+
+
+def taken(array: NDArray[Any], sight: Sight) -> dict[str, Any]:
+    """One picture, in a shape of its card, as a tower takes it, float32 in host memory. Raises ValueError."""
+    if not fits(array, sight.card):
+        raise ValueError(f"image of {array.dtype} {array.shape} is not of the shape that this model takes")
+    coloured = array.astype(np.float32) * np.float32(sight.scale)
+    mean, deviation = (np.asarray(one, np.float32) for one in (sight.mean, sight.deviation))
+    pixels = torch.from_numpy(np.ascontiguousarray(((coloured - mean) / deviation).transpose(2, 0, 1)[None]))
+    if not sight.patch:
+        return {"pixel_values": pixels}
+    grid = [1, array.shape[0] // sight.patch, array.shape[1] // sight.patch]
+    return {"pixel_values": patches_of(pixels, sight), "image_grid_thw": torch.tensor([grid])}
 
 
 def patches_of(pixels: Any, sight: Sight) -> Any:
-    """(1, 3, side, side) to (patches, 3 * frames * patch * patch): those of one row are neighbours."""
+    """(1, 3, height, width) to (patches, 3 * frames * patch * patch): those of one row are neighbours."""
     patch, merged = sight.patch, sight.merged
-    blocks = pixels.shape[-1] // (patch * merged)
-    cut = pixels.reshape(3, blocks, merged, patch, blocks, merged, patch).permute(1, 4, 2, 5, 0, 3, 6)
+    lines, columns = (length // (patch * merged) for length in pixels.shape[-2:])
+    cut = pixels.reshape(3, lines, merged, patch, columns, merged, patch).permute(1, 4, 2, 5, 0, 3, 6)
     deep = cut.unsqueeze(5).expand(-1, -1, -1, -1, -1, sight.frames, -1, -1)
-    return deep.reshape((blocks * merged) ** 2, -1)
+    return deep.reshape(lines * columns * merged**2, -1)
 
 
 def load(folder: Path, device: str, dtype: str) -> Towers | None:

@@ -11,8 +11,8 @@ from typing import Any
 
 import msgspec
 
-from nodes.engines.blocks import Digest, link
-from nodes.engines.contract import BlockEvent
+from nodes.contract.blocks import Digest, link
+from nodes.contract.engine import BlockEvent
 
 ROOT = 0  # the parent of a first block
 

@@ -17,8 +17,8 @@ from typing import Any
 from msgspec.structs import replace
 from xxhash import xxh3_64_intdigest
 
+from nodes.contract.engine import BlockEvent, Card, Ending, EngineLoad, Job
 from nodes.engine_options import SLOTS_MAX, EngineOptions
-from nodes.engines.contract import BlockEvent, Card, Ending, EngineLoad, Job
 from nodes.engines.guard import Guard, descendants
 from nodes.engines.logits import ForTrtllm, processors_of
 from nodes.engines.outside import EngineDead, EngineRefused, JobLost, OutsideEngine, Piece
@@ -26,6 +26,7 @@ from nodes.engines.trtllm import flags, library, words
 from nodes.engines.trtllm.cache import Cache
 from nodes.engines.trtllm.figures import Figures
 from nodes.engines.trtllm.library import MISSING, has, part, prepare
+from nodes.engines.trtllm.loras import Loras
 from nodes.text.tokenizer import Tokenizer
 
 EVENTS_KEPT = 16_384  # of the cache, by the engine, until they are asked for
@@ -47,6 +48,7 @@ class TrtllmSource:
         self._tokenizer = tokenizer
         self._guard = Guard(())
         self._engine: Any = None
+        self._loras = Loras()
         self._cache = Cache(xxh3_64_intdigest, BLOCK_TOKENS)
         self._figures: Figures | None = None
         self._events: list[BlockEvent] = []
@@ -70,7 +72,7 @@ class TrtllmSource:
             for name, kind in ((flags.KV, "KvCacheConfig"), (flags.TRANSCEIVER, "CacheTransceiverConfig")):
                 if isinstance(arguments.get(name), dict):
                     arguments[name] = getattr(api, kind)(**arguments[name])
-            self._engine = package.LLM(**arguments)
+            self._engine = package.LLM(**{**arguments, **self._loras.arguments(arguments)})
         except (Exception, SystemExit) as error:  # It raises anything.
             Guard([process for process in descendants() if process not in before]).release()
             what = " ".join(str(error).split())[:500]
@@ -84,7 +86,7 @@ class TrtllmSource:
     def _arguments(self) -> dict[str, Any]:
         """For `tensorrt_llm.LLM`. Raises EngineRefused."""
         try:
-            given = flags.given(self._options.native)
+            given = flags.given(self._loras.taken(self._options.native))
         except ValueError as error:
             raise EngineRefused(str(error)) from None
         file = given.pop(flags.FILE, "")
@@ -150,6 +152,7 @@ class TrtllmSource:
             step_tokens=self._step_tokens,
             native="after" if self._transceiver is not None else "",
             ranks=ranks,
+            loras=tuple(self._loras.paths),
         )
 
     # --- Jobs ------------------------------------------------------------------------------------------------
@@ -231,6 +234,8 @@ class TrtllmSource:
         if 0 <= job.rank < self._ranks and self._ranks > 1:
             kind = part("scheduling_params").SchedulingParams
             more["scheduling_params"] = kind(attention_dp_rank=job.rank, attention_dp_relax=False)
+        if job.lora:
+            more["lora_request"] = self._loras.request(job.lora)
         if job.cache_salt:
             more["cache_salt"] = job.cache_salt
         try:

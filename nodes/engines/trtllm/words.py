@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from nodes.engines.contract import Ending, EngineLoad, Job, Logprobs
+from nodes.contract.engine import Ending, EngineLoad, Job, Logprobs
 
 NO_TOKEN = -1
 COLD = 1e-5  # a temperature below this is greedy, as for our own engines

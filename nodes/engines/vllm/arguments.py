@@ -11,14 +11,18 @@ from typing import Any
 
 from msgspec import Struct
 
+from nodes.contract.media import IMAGE
 from nodes.engine_options import EngineOptions
 from nodes.engines.logits import processors_of
 from nodes.engines.outside import EngineRefused
 from nodes.engines.pooling import is_embedder
+from nodes.engines.transformers.vision import Sight
 from nodes.engines.vllm.library import MISSING, part
+from nodes.engines.vllm.seeing import sight_for
 
 LOGPROBS_MAX = 128  # alternatives of a position: what `nodes.generation` lets through
 SAMPLER = "nodes.engines.vllm.drawing:KeyedSampling"
+LOOKING = "nodes.engines.vllm.looking.Looking"
 LEASE_S = 30  # vLLM's own: how long a prefill keeps its blocks for who never came
 PROCESSORS = "wiremesh_logits_processors"  # in vLLM's additional_config: our sampler looks there
 BLOCK_TOKENS = EngineOptions().block_tokens  # where nobody chose, vLLM chooses
@@ -36,6 +40,8 @@ class Arguments(Struct):
     native: str  # how it hands over; see nodes.native
     lease_s: float
     streams: list[tuple[str, str]]  # of each rank: where its cache's changes are published, and replayed
+    sight: Sight | None = None  # how pictures are prepared for it
+    looks: bool = False  # whether our extension of its workers is there
 
 
 def arguments_of(folder: Path, options: EngineOptions, stack: ExitStack) -> Arguments:
@@ -45,7 +51,8 @@ def arguments_of(folder: Path, options: EngineOptions, stack: ExitStack) -> Argu
         kind = part("engine.arg_utils").AsyncEngineArgs
     except ImportError as error:
         raise EngineRefused(f"{MISSING} ({error})") from None
-    known = _parsed(kind, [*_ours(folder, options), *options.native])
+    sight = None if is_embedder(folder) else sight_for(folder)
+    known = _parsed(kind, [*_ours(folder, options, sight), *options.native])
     loras = _loras(known.lora_modules)
     if loras:
         known.enable_lora = True
@@ -60,13 +67,16 @@ def arguments_of(folder: Path, options: EngineOptions, stack: ExitStack) -> Argu
         if not keyed:
             raise EngineRefused("--logits-processor needs our sampler, which speculative decoding and others exclude")
         known.additional_config = {**(known.additional_config or {}), PROCESSORS: list(options.logits_processor)}
+    if pools:
+        sight = None
+    looks = sight is not None and _eyes(known)
     lease_s = _connector(known, options.role)
     streams = _events(known, stack) if known.enable_prefix_caching is not False and options.caching else []
     if _is_cpu() and known.distributed_executor_backend is None and (known.tensor_parallel_size or 1) == 1:
         known.distributed_executor_backend = "uni"
     engine = kind.from_cli_args(known)
     native, processed = "after" if known.kv_transfer_config else "", bool(options.logits_processor)
-    return Arguments(engine, loras, keyed, processed, native, lease_s, streams)
+    return Arguments(engine, loras, keyed, processed, native, lease_s, streams, sight, looks)
 
 
 def prepare() -> None:
@@ -109,9 +119,11 @@ def _is_cpu() -> bool:
     return bool(part("platforms").current_platform.is_cpu())
 
 
-def _ours(folder: Path, options: EngineOptions) -> list[str]:
+def _ours(folder: Path, options: EngineOptions, sight: Sight | None) -> list[str]:
     # By priority is in order of arrival, where nobody has one.
     given = ["--model", str(folder), "--max-logprobs", str(LOGPROBS_MAX), "--scheduling-policy", "priority"]
+    # What its processor would keep is never prepared there.
+    given += ["--enable-mm-embeds", "--mm-processor-cache-gb", "0"] if sight is not None else []
     for flag, value in (
         ("--max-num-seqs", options.slots),
         ("--max-model-len", options.context),
@@ -121,6 +133,22 @@ def _ours(folder: Path, options: EngineOptions) -> list[str]:
     ):
         given += [flag, str(value)] if value else []
     return given if options.caching else [*given, "--no-enable-prefix-caching"]
+
+
+def _eyes(known: argparse.Namespace) -> bool:
+    """For a model that sees: what vLLM is to be asked for. Whether its tower will look for us."""
+    if find_spec("torchvision") is None:
+        raise EngineRefused(
+            "vLLM needs torchvision for models that see: 'pip install torchvision', where there is no GPU with "
+            "'--index-url https://download.pytorch.org/whl/cpu'"
+        )
+    known.mm_device_do_normalize = False  # pictures come to it normalized
+    limit = (known.limit_mm_per_prompt or {}).get(IMAGE)
+    blind = known.language_model_only or 0 in (limit, limit.get("count") if isinstance(limit, dict) else None)
+    if blind or known.worker_extension_cls:
+        return False
+    known.worker_extension_cls = LOOKING
+    return True
 
 
 def _parsed(arguments: Any, words: list[str]) -> argparse.Namespace:

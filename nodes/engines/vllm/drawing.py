@@ -13,6 +13,7 @@ from typing import Any
 from nodes.engines.logits import process, processors_of
 from nodes.engines.transformers.library import torch
 from nodes.engines.vllm.arguments import PROCESSORS
+from nodes.engines.vllm.guided import Guided, guides_in
 from nodes.engines.vllm.library import part
 
 PROCESSOR = "v1.sample.logits_processor"
@@ -39,6 +40,7 @@ class Drawn:
         self.bias: dict[int, float] = {int(token): bias for token, bias in wanted["logit_bias"].items()}
         self.prompt = prompt
         self.output = output  # vLLM appends to it
+        self.guided: Guided | None = None
 
     @property
     def position(self) -> int:
@@ -82,12 +84,19 @@ class KeyedSampling(_base()):  # type: ignore[misc]
     def __init__(self, vllm_config: Any, device: Any, is_pin_memory: bool) -> None:
         self._processors = processors_of((vllm_config.additional_config or {}).get(PROCESSORS, ()))
         self._drawn: dict[int, Drawn] = {}  # by row of the batch
+        self._guides = guides_in(vllm_config.model_config)
 
     def is_argmax_invariant(self) -> bool:
         return False
 
     def update_state(self, batch_update: Any) -> None:
-        part(PROCESSOR).process_dict_updates(self._drawn, batch_update, _drawn_of)
+        part(PROCESSOR).process_dict_updates(self._drawn, batch_update, self._taken)
+
+    def _taken(self, params: Any, prompt: Sequence[int] | None, output: Sequence[int]) -> Drawn | None:
+        found = _drawn_of(params, prompt, output)
+        if found is not None and self._guides is not None and (params.extra_args or {})[EXTRA].get("guide"):
+            found.guided = Guided(self._guides, params.extra_args[EXTRA])
+        return found
 
     def apply(self, logits: Any) -> Any:
         rows = sorted(row for row in self._drawn if row < len(logits))
@@ -99,6 +108,8 @@ class KeyedSampling(_base()):  # type: ignore[misc]
                 process(self._processors, one.tokens, logits[row])
             if one.adjusts:
                 one.adjust(logits[row])
+            if one.guided is not None:
+                one.guided.mask(logits[row], one.tokens, one.position)
         warm = [index for index, one in enumerate(asked) if one.temperature >= COLD]
         if warm:
             places = torch.tensor([rows[index] for index in warm], device=logits.device)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from nodes.engines.contract import EngineLoad
+from nodes.contract.engine import EngineLoad
 from nodes.engines.vllm.library import part
 
 PREFIX = "vllm:"

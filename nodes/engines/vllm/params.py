@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from nodes.engines.contract import Job, Logprobs
+from nodes.contract.engine import Job, Logprobs
 
 EXTRA = "wiremesh"  # the key of what our sampler is told
 COLD = 1e-5  # a temperature below this is greedy, as for our own engines
@@ -83,9 +83,11 @@ def asked(job: Job, eos_tokens: Sequence[int], keyed: bool, now: float, processe
     }
     if given.logprobs >= 0:
         params["logprobs"] = given.logprobs
+    if job.guide is not None:
+        params |= {"min_tokens": 0, "stop_token_ids": sorted({*job.stop_tokens, *eos_tokens})}  # our sampler sees to it
     extra: dict[str, Any] = {}
     if keyed and (processed or not is_plain(job)):
-        extra[EXTRA] = _sampler(job)
+        extra[EXTRA] = _sampler(job, eos_tokens)
     elif not keyed:
         params |= _own(job, made)
     if job.feeds:
@@ -101,12 +103,19 @@ def is_plain(job: Job) -> bool:
     """Whether the largest logit is all that it wants."""
     given = job.sampling
     penalized = given.repetition_penalty != 1.0 or given.frequency_penalty or given.presence_penalty
-    return given.temperature < COLD and not (penalized or given.logit_bias)
+    return given.temperature < COLD and not (penalized or given.logit_bias or job.guide)
 
 
-def _sampler(job: Job) -> dict[str, Any]:
+def _sampler(job: Job, eos_tokens: Sequence[int]) -> dict[str, Any]:
     """What our sampler reads."""
-    return {"begins": len(job.prompt), **msgspec.structs.asdict(job.sampling)}
+    wanted = {"begins": len(job.prompt), **msgspec.structs.asdict(job.sampling)}
+    if job.guide is None:
+        return wanted
+    wanted["guide"] = [job.guide.kind, job.guide.text]
+    wanted["stops"] = [*job.stop_tokens, *eos_tokens]
+    wanted["stops_from"] = min(job.min_tokens, job.max_tokens)
+    wanted["endless"] = [*eos_tokens] if job.ignore_eos else []
+    return wanted
 
 
 def _own(job: Job, made: int) -> dict[str, Any]:

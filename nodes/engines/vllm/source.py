@@ -10,7 +10,7 @@ import logging
 import multiprocessing
 import time
 from collections.abc import AsyncIterator
-from contextlib import ExitStack, aclosing, suppress
+from contextlib import ExitStack, aclosing
 from importlib import import_module
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -18,15 +18,18 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from nodes.contract.engine import BlockEvent, Card, Ending, EngineLoad, Job
+from nodes.contract.media import IMAGE
 from nodes.engine_options import EngineOptions
-from nodes.engines.contract import BlockEvent, Card, Ending, EngineLoad, Job
 from nodes.engines.guard import Guard, descendants
 from nodes.engines.kv_feed import KvFeed
 from nodes.engines.outside import EngineDead, EngineRefused, JobLost, JobMoved, OutsideEngine, Piece, names
-from nodes.engines.vllm import figures
+from nodes.engines.vllm import figures, seeing
 from nodes.engines.vllm.arguments import SAMPLER, Arguments, arguments_of
+from nodes.engines.vllm.guided import Witness, guides_in
 from nodes.engines.vllm.library import MISSING, part
 from nodes.engines.vllm.params import Asked, asked, rows_of, word
+from nodes.guiding.following import Guides
 from nodes.text.tokenizer import Tokenizer
 
 SHUTDOWN_S = 15  # what vLLM is given to end its processes before they are killed
@@ -50,13 +53,17 @@ class VllmSource:
         self._names = names()
         self._figures = figures.Figures()
         self._engine: Any = None
+        self._guides: Guides | None = None  # only to see that they are kept to: see `guided`
         self._guard: Guard | None = None
         self._ranks = 1  # data-parallel ones
         self._context: Any = None  # of the feeds
         self._feeds: list[KvFeed] = []
+        self._forgotten: list[BlockEvent] = []
+        self._depth = 0  # of its sleep
         self._loras: dict[str, Any] = {}
         self._loading = asyncio.Lock()
         self._blocks = 0  # of one rank
+        self.towers: seeing.Eyes | None = None  # once it runs
 
     def start(self) -> Card:
         """Takes some seconds on a CPU, minutes for large models."""
@@ -67,6 +74,9 @@ class VllmSource:
                 import_module(SAMPLER.partition(":")[0])  # vLLM would find out with the first request
         except ImportError as error:
             raise EngineRefused(f"{MISSING} ({error})") from None
+        # multiprocessing's own: it ends when all that hold its pipe have, and removes what they left in shared memory.
+        # Started here it is none of those that are killed, and other engines of this process may need it too.
+        resource_tracker.ensure_running()
         self._guard = Guard()
         before = set(descendants())
         try:
@@ -84,6 +94,11 @@ class VllmSource:
         self._listen(self._said)
         return self._card(self._said)
 
+    def begin(self) -> None:
+        """In the loop, before all else."""
+        if self._said.looks and self._said.sight is not None:
+            self.towers = seeing.Eyes(self._said.sight, self._engine.collective_rpc, asyncio.get_running_loop())
+
     def _listen(self, said: Arguments) -> None:
         import zmq
         from xxhash import xxh3_64_intdigest
@@ -98,6 +113,8 @@ class VllmSource:
         self._blocks = int(config.cache_config.num_gpu_blocks or 0)
         exact = "32" in str(config.model_config.dtype)
         pools = config.model_config.runner_type == "pooling"
+        if said.keyed:
+            self._guides = guides_in(config.model_config)
         return Card(
             engine="vllm",
             model=self._folder.name,
@@ -119,21 +136,25 @@ class VllmSource:
             embeds=int(config.model_config.embedding_size) if pools else 0,
             generates=not pools,
             shortens=bool(pools and getattr(config.model_config, "is_matryoshka", False)),
+            guides=self._guides is not None,
+            media={IMAGE: said.sight.card} if said.sight is not None else {},
         )
 
     # --- Jobs ------------------------------------------------------------------------------------------------
 
     def refusal(self, job: Job) -> str | None:
         """What vLLM would refuse, or die of."""
-        if job.media:
-            return "the vllm engine takes no pictures, sounds or clips here: send text, or use --engine transformers"
-        return None
+        return seeing.refusal(job, self._said.sight) if job.media else None
 
     async def stream(self, job: Job) -> AsyncIterator[Piece]:
         """One job. Its task's cancellation aborts it: vLLM's own `generate` and `encode` do that."""
         if job.embeds:
             yield await self._embedded(job)
             return
+        witness = None
+        if job.guide is not None and self._guides is not None:
+            witness = Witness(self._guides, job)
+            await witness.ready()
         for given in (job, replace(job, native=b"")):
             wanted = asked(given, self._eos_tokens, self._said.keyed, time.time(), self._said.processed)
             async with aclosing(await self._generate(job, wanted)) as outputs:
@@ -142,17 +163,25 @@ class VllmSource:
                         piece = self._piece(job, output)
                         if wanted.again and not _left_out(piece, wanted.again):
                             break  # another beginning than was told: what follows would not fit
+                        if witness is not None:
+                            await witness.see(piece)
                         yield piece
                     else:
                         return
                 except Exception as error:
                     _explain(error)
-            raise
+                    raise
 
     async def _generate(self, job: Job, wanted: Asked) -> Any:
         ranked = self._ranks > 1 and 0 <= job.rank < self._ranks
+        if seeing.lacks_rows(job):
+            raise JobLost(seeing.LACKING)
+        if job.media and self._said.sight is not None:
+            prompt = seeing.prompt_of(job, wanted.tokens, self._said.sight, self._engine.vllm_config.model_config.dtype)
+        else:
+            prompt = self._tokens_input(wanted.tokens, cache_salt=job.cache_salt or None)
         return self._engine.generate(
-            self._tokens_input(wanted.tokens, cache_salt=job.cache_salt or None),
+            prompt,
             self._sampling_params(output_kind=self._delta, **wanted.params),
             next(self._names),
             lora_request=await self._lora(job.lora) if job.lora else None,
@@ -195,7 +224,8 @@ class VllmSource:
         """An adapter is loaded before the first request names it: one that cannot be must not kill the rest."""
         async with self._loading:
             if name not in self._loras:
-                request = part("lora.request").LoRARequest(name, len(self._loras) + 1, self._said.loras[name])
+                number = list(self._said.loras).index(name) + 1
+                request = part("lora.request").LoRARequest(name, number, self._said.loras[name])
                 await self._engine.add_lora(request)
                 self._loras[name] = request
             return self._loras[name]
@@ -208,7 +238,8 @@ class VllmSource:
         return self._figures.load(self._ranks, self._blocks)
 
     def events(self) -> list[BlockEvent]:
-        return [event for feed in self._feeds for event in feed.events()]
+        forgotten, self._forgotten = self._forgotten, []
+        return [*forgotten, *(event for feed in self._feeds for event in feed.events())]
 
     def families(self) -> list[Any]:
         return figures.families()
@@ -222,10 +253,24 @@ class VllmSource:
         return True
 
     async def sleep(self, level: int) -> None:
-        await self._engine.sleep(level=min(level, SLEEPS_AT_MOST))
+        if self.towers is not None:
+            self.towers.asleep = True  # its weights will be gone, and whoever looked would kill it
+        self._depth = min(level, SLEEPS_AT_MOST)
+        await self._engine.sleep(level=self._depth)
+        # vLLM says so itself, but only with its next step.
+        self._forgotten += [event for feed in self._feeds for event in feed.translation.clear()]
 
     async def wake(self) -> None:
-        await self._engine.wake_up()
+        if self._depth < SLEEPS_AT_MOST:
+            await self._engine.wake_up()
+        else:  # their memory comes back empty, and nobody but us reads the weights again
+            await self._engine.wake_up(tags=["weights"])
+            await self._engine.collective_rpc("reload_weights")
+            await self._engine.wake_up(tags=["kv_cache"])
+            self._loras.clear()
+        self._depth = 0
+        if self.towers is not None:
+            self.towers.asleep = False
 
     async def stop(self) -> None:
         engine, self._engine = self._engine, None
@@ -245,8 +290,6 @@ class VllmSource:
         if self._context is not None:
             self._context.destroy(linger=0)
             self._context = None
-        with suppress(OSError):  # multiprocessing has a process of its own, which it would miss if it were killed
-            resource_tracker._resource_tracker._stop()  # type: ignore[attr-defined]
         if self._guard is not None:
             ended = set(self._guard.processes)
             self._guard.release()

@@ -4,7 +4,7 @@ from typing import Any
 
 from msgspec import structs
 
-from nodes.engines.contract import Card, Job, Output
+from nodes.contract.engine import Card, Job, Output
 from nodes.transfer.layout import Layout, blocks_needed, reorder
 from tests.nodes.engines.models import collect, run
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from nodes.engines.contract import Job, Output, Sampling, Step
+from nodes.contract.engine import Job, Output, Sampling, Step
 from nodes.engines.numpy.attention import Span, runs_of
 from nodes.engines.numpy.engine import NumpyEngine, Settings, configuration
 from nodes.engines.numpy.model import Model, load

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from nodes.engines.contract import BlockEvent, Card, Ending, EngineLoad, Job
+from nodes.contract.engine import BlockEvent, Card, Ending, EngineLoad, Job
 from nodes.engines.outside import EngineDead, JobLost, OutsideEngine, Piece, budget_of, sequence_of
 from nodes.metrics import gauge
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from launch.demo_model import senses
-from nodes.engines.contract import rows_of
+from nodes.contract.engine import rows_of
 from nodes.engines.numpy import towers
 from nodes.engines.numpy.audio import bands, spectrogram
 from nodes.engines.numpy.config import Unsupported, config_of

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from xxhash import xxh3_64_intdigest
 
-from nodes.engines.blocks import chain
-from nodes.engines.contract import Job, Output
+from nodes.contract.blocks import chain
+from nodes.contract.engine import Job, Output
 from nodes.engines.sim import continuation
 from nodes.transfer.layout import Layout
 from tests.nodes.engines import models

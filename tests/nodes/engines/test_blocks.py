@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from xxhash import xxh3_64_intdigest
 
-from nodes.engines.blocks import NONE, Pool, chain, link, root
+from nodes.contract.blocks import NONE, Pool, chain, link, root
 
 
 def tokens(index: int) -> list[int]:

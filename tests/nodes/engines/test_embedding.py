@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nodes.contract.engine import FULL, Card, Ending, Job
 from nodes.embedders import open_embedder
 from nodes.engine_options import EngineOptions
-from nodes.engines.contract import FULL, Card, Ending, Job
 from nodes.engines.embedding import EmbeddingEngine
 from nodes.engines.numpy.config import Unsupported
 from nodes.engines.pooling import is_embedder

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nodes.engines.contract import Ending, Job, Output, Sampling
+from nodes.contract.engine import Ending, Job, Output, Sampling
 from nodes.engines.numpy.engine import NumpyEngine
 from nodes.engines.numpy.matrix import PANEL, SMALL_PRODUCT, TILE, TILED_ROWS_MAX, Matrix
 from tests.nodes.engines.models import NAMES, collect, engine_of, logits_of, model_of, run

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import structs
 
-from nodes.engines.contract import Job, Output, Sampling
+from nodes.contract.engine import Job, Output, Sampling
 from nodes.engines.numpy.engine import NumpyEngine
 from nodes.engines.numpy.exchange import Exchange, stretches
 from nodes.engines.scheduler import Running

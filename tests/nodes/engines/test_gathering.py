@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from nodes.engines.contract import FULL, Ending, Job, Logprobs, Output
+from nodes.contract.engine import FULL, Ending, Job, Logprobs, Output
 from nodes.engines.gathering import Gathering, Going, Piece
 from tests.nodes.engines.sources import VOCABULARY, Counter
 

@@ -10,8 +10,9 @@ import pytest
 import zmq
 from xxhash import xxh3_64_intdigest as digest
 
-from nodes.engines import blocks
-from nodes.engines.contract import BlockEvent
+from nodes.contract import blocks
+from nodes.contract.engine import BlockEvent
+from nodes.contract.media import Media, called, hashed_tokens
 from nodes.engines.kv_events import Following, Translation
 from nodes.engines.kv_feed import ASKED_MAX, OVER, KvFeed
 
@@ -58,6 +59,20 @@ def test_salts_are_in_our_names() -> None:
         assert event.hashes == salted and event.parent == blocks.root("s", digest)
 
 
+def test_pictures_are_in_our_names() -> None:
+    """One over the edge of two blocks, one more behind it, and a salt."""
+    media = [Media(2, 4, b"one" + bytes(13)), Media(6, 3, b"two" + bytes(13))]
+    one, two = map(called, media)
+    keys: list[Any] = [[[one, 2], "s"], [[one, -2], [two, 2]], [[two, -2]]]
+    first = blocks.root("s", digest)
+    shown = hashed_tokens(TOKENS, media)
+    (event,) = Translation(digest).batch(_batch(_stored([1, 2, 3], TOKENS, extra_keys=keys)))
+    assert event == BlockEvent("stored", blocks.chain(shown, 4, first, digest), first, shown)
+    translation = Translation(digest)
+    parts = [_stored([1, 2], TOKENS[:8], extra_keys=keys[:2]), _stored([3], TOKENS[8:], 2, extra_keys=keys[2:])]
+    assert [name for part in translation.batch(_batch(*parts)) for name in part.hashes] == event.hashes
+
+
 @pytest.mark.parametrize(
     "event",
     [
@@ -65,6 +80,10 @@ def test_salts_are_in_our_names() -> None:
         _stored([7], TOKENS[:4], lora_name="one"),
         _stored([7, 8], TOKENS[:8], extra_keys=[["s"], ["picture"]]),
         _stored([7], TOKENS[:4], extra_keys=[["s", "picture"]]),
+        _stored([7], TOKENS[:4], extra_keys=[[["a picture of others", 0]]]),
+        _stored([7], TOKENS[:4], extra_keys=[[[5, "0"]]]),
+        _stored([7], TOKENS[:4], extra_keys=[None, None]),
+        _stored([7, 8], TOKENS[:8], extra_keys=[["s"]]),
         _stored([7], TOKENS[:3]),
         _stored([7], [-1, 2, 3, 4]),
         _stored([7], ["a", 2, 3, 4]),

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import structs
 
-from nodes.engines.contract import Ending, Job, Output
+from nodes.contract.engine import Ending, Job, Output
 from nodes.engines.sim import SimEngine, continuation, states_of
 from nodes.transfer.layout import Layout
 from tests.nodes.engines.handing import advanced, carried, prefilled, room

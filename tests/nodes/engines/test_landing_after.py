@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from nodes.engines.contract import Job, Output
+from nodes.contract.engine import Job, Output
 from nodes.engines.sim import continuation
 from tests.nodes.engines.handing import advanced, prefilled
 from tests.nodes.engines.models import run

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from nodes.contract.engine import Ending
 from nodes.engine_options import EngineOptions
-from nodes.engines.contract import Ending
 from nodes.engines.logits import processors_of
 from nodes.engines.numpy.engine import NumpyEngine, Settings
 from nodes.engines.outside import OutsideEngine

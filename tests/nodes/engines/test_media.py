@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from xxhash import xxh3_64_intdigest
 
-from nodes.engines.blocks import chain
-from nodes.engines.contract import MediaCard, rows_of
-from nodes.engines.media import Media, hashed_tokens, misplaced, numbers_of, pieces
+from nodes.contract.blocks import chain
+from nodes.contract.engine import MediaCard, rows_of
+from nodes.contract.media import Media, called, hashed_tokens, known_as, misplaced, numbers_of, pieces
 
 CONTENTS = st.binary(min_size=16, max_size=16)
 
@@ -39,6 +39,28 @@ def test_only_placeholders_are_replaced(case: tuple[list[int], list[Media]]) -> 
         else:
             assert number == token
     assert not misplaced(media, len(tokens), 8)
+
+
+@given(prompts(), st.integers(1, 7))
+def test_a_block_alone_is_hashed_as_in_its_prompt(case: tuple[list[int], list[Media]], size: int) -> None:
+    """Where parts begin before it too."""
+    tokens, media = case
+    found = []
+    for start in range(0, len(tokens), size):
+        here = [Media(one.first - start, one.count, one.content) for one in media if one.end > start]
+        found += hashed_tokens(tokens[start : start + size], here)
+    assert found == hashed_tokens(tokens, media)
+
+
+@given(CONTENTS, st.integers(1, 10**6), st.integers(-99, 99))
+def test_what_a_part_is_called_says_all(content: bytes, count: int, first: int) -> None:
+    found = known_as(called(Media(0, count, content)), first)
+    assert found is not None and (found.first, found.count, found.content) == (first, count, content)
+
+
+@pytest.mark.parametrize("name", ["", "a", "00.5", f"{'0' * 32}", f"{'0' * 32}.", f"{'0' * 32}.-5", f"{'g' * 32}.5"])
+def test_what_others_call_a_part_says_nothing(name: str) -> None:
+    assert known_as(name, 0) is None
 
 
 @given(prompts(), st.integers(0, 40))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nodes.engines.contract import Ending, Job, Sampling
+from nodes.contract.engine import Ending, Job, Sampling
 from nodes.engines.numpy.config import Unsupported, config_of
 from nodes.engines.numpy.engine import OVERFLOWED, NumpyEngine, Settings, banned
 from nodes.engines.numpy.safetensors import Damaged, Tensors

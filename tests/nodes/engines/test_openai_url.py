@@ -10,8 +10,8 @@ import pytest
 from msgspec.structs import replace
 
 from mesh.core import Failed, Finished, Halt, Yielded
+from nodes.contract.engine import Card, Job, Sampling
 from nodes.engines import outside
-from nodes.engines.contract import Card, Job, Sampling
 from nodes.engines.openai_url import finding
 from nodes.engines.openai_url.client import key_of
 from nodes.engines.openai_url.finding import Settings

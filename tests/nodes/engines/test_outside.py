@@ -10,8 +10,8 @@ import pytest
 
 from mesh.core import Failed, Finished, Go, Halt, Hint, Leg, Start, Yielded
 from nodes import generation
+from nodes.contract.engine import BlockEvent, EngineLoad, Job
 from nodes.engines import outside
-from nodes.engines.contract import BlockEvent, EngineLoad, Job
 from nodes.engines.outside import EngineDead, EngineRefused, OutsideEngine, names
 from nodes.generation import Generation
 from nodes.host import OutsideHost

@@ -7,9 +7,9 @@ import numpy as np
 from msgspec import structs
 from xxhash import xxh3_64_intdigest
 
-from nodes.engines.blocks import chain
-from nodes.engines.contract import Ending, Job, Output
-from nodes.engines.media import Media, hashed_tokens
+from nodes.contract.blocks import chain
+from nodes.contract.engine import Ending, Job, Output
+from nodes.contract.media import Media, hashed_tokens
 from nodes.engines.numpy.engine import NumpyEngine, Settings
 from tests.nodes.engines.handing import room
 from tests.nodes.engines.models import greedy, run

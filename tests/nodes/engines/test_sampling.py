@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nodes.engines.contract import Job, Sampling
+from nodes.contract.engine import Job, Sampling
 from nodes.engines.numpy.sampling import candidates_of, choose, gumbel, is_plain, logprobs_of, nucleus
 
 LOGITS = np.array([2.0, -1.0, 0.5, 3.0, 0.0], np.float32)

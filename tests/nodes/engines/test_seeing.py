@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nodes.engines.contract import Ending, Job, Output, Sampling
-from nodes.engines.media import Media, pieces
+from nodes.contract.engine import Ending, Job, Output, Sampling
+from nodes.contract.media import Media, pieces
 from nodes.engines.numpy.attention import Span, runs_of
 from nodes.engines.numpy.engine import NumpyEngine, Settings, configuration
 from nodes.engines.numpy.model import load

@@ -1,30 +1,21 @@
-"""SGLang's adapter: its words and ours, against a small stand-in; and, where SGLang is installed, against itself.
-
-Without a GPU: PYTHONPATH=tests/nodes/engines/sglang_on_cpu SGLANG_USE_CPU_ENGINE=1, as in `launch/test.sh`.
-"""
+"""SGLang's adapter: its words and ours, against a small stand-in. Against itself: test_sglang_itself.py."""
 
 import asyncio
-import logging
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
-from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from nodes.contract.engine import Card, Ending, Job, Logprobs, Sampling
 from nodes.engine_options import EngineOptions
-from nodes.engines import blocks
-from nodes.engines.contract import Card, Ending, Job, Logprobs, Sampling
 from nodes.engines.outside import EngineDead, EngineRefused, JobLost, OutsideEngine, Piece
 from nodes.engines.sglang import source as source_module
 from nodes.engines.sglang import words
 from nodes.engines.sglang.source import SglangSource
 from nodes.engines.sglang.starting import Died, Sockets, flags_of, free_ports, ranks_in, sockets_of
-from tests.engines.harness import Harness, job
-from tests.engines.of_sglang import sglang
-from tests.engines.reference import DEMO, DIGEST
 
 GREEDY = Sampling(temperature=0.0)
 FOLDER = Path("model")
@@ -274,78 +265,41 @@ def test_a_process_that_failed_is_the_engine_that_died(
         asyncio.run(made().well())
 
 
-# --- SGLang itself ------------------------------------------------------------------------------------------
+def test_it_sleeps_once_and_only_when_it_has_no_work(
+    made: Callable[..., SglangSource], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SGLang's scheduler dies of a wish that is granted already, and of one that comes while it works."""
+    source, told, rests = made(), [], [True]
+    source._engine.server_args = SimpleNamespace(enable_weights_cpu_backup=True)
 
-installed = pytest.mark.skipif(
-    find_spec("sglang") is None or find_spec("sgl_kernel") is None, reason="SGLang is not installed here"
-)
+    async def hear(name: str, answer: Any, wish: SimpleNamespace) -> Any:
+        told.append((name, *getattr(wish, "tags", ())))
+        return answer
 
+    source._manager.flush_cache_communicator = lambda wish: hear("flush", [SimpleNamespace(success=rests[0])], wish)
+    source._manager.release_memory_occupation = lambda wish: hear("release", None, wish)
+    source._manager.resume_memory_occupation = lambda wish: hear("resume", None, wish)
+    wishes = ("ReleaseMemoryOccupationReqInput", "ResumeMemoryOccupationReqInput", "FlushCacheReqInput")
+    monkeypatch.setattr(
+        source_module, "library", lambda name: SimpleNamespace(**dict.fromkeys(wishes, SimpleNamespace))
+    )
 
-@pytest.fixture(scope="module")
-def real() -> Iterator[Harness]:
-    """One for all of these tests: it takes a while to start."""
-    handlers, policy = logging.getLogger().handlers[:], asyncio.get_event_loop_policy()
-    found = Harness(sglang(DEMO, 4, 4096, True), outside=True)
-    assert logging.getLogger().handlers == handlers, "our logs are where they were"
-    assert asyncio.get_event_loop_policy() is policy, "and so are our loops"
-    yield found
-    found.stop()
+    async def turns() -> None:
+        for level in (1, 1, 2):
+            await source.sleep(level)
+        await source.wake()
+        await source.wake()
 
-
-@installed
-def test_its_cache_is_told_in_our_names(real: Harness) -> None:
-    prompt = [30 + at % 70 for at in range(50)]
-    (first,) = real.run(job("cold", prompt, 4))
-    real.until(lambda: sum(len(event.hashes) for event in real.events) >= 3)
-    told = [name for event in real.events if event.kind == "stored" for name in event.hashes]
-    assert told[:3] == blocks.chain(prompt, 16, 0, DIGEST)
-    (warm,) = real.run(job("warm", prompt, 4))
-    assert (first.cached_tokens, warm.cached_tokens) == (0, 48)
-    (salted,) = real.run(job("salted", prompt, 4, cache_salt="other"))
-    assert salted.cached_tokens == 0 and list(salted.tokens) == list(warm.tokens)
-    real.until(lambda: blocks.chain(prompt, 16, blocks.root("other", DIGEST), DIGEST)[2] in names_in(real))
-
-
-def names_in(real: Harness) -> list[int]:
-    real.turn()
-    return [name for event in real.events for name in event.hashes]
-
-
-@installed
-def test_its_own_metrics_are_there(real: Harness) -> None:
-    real.run(job("counted", [40, 41, 42], 3))
-    found = {family.name for family in real.engine.families()}
-    assert found and all(name.startswith("sglang:") for name in found)
-    assert any("generation_tokens" in name for name in found)
-
-
-@installed
-def test_it_is_asked_whether_it_is_well(real: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(source_module, "PROBED_S", -1.0)
-    assert real.loop is not None
-    assert real.loop.run_until_complete(real.engine._source.well()), "its scheduler has answered"
-
-
-@installed
-def test_vectors_come_from_a_model_that_embeds() -> None:
-    engine = Harness(sglang(DEMO, 4, 4096, True, "--is-embedding"), outside=True)
-    try:
-        width = engine.card.embeds
-        assert width > 0 and not engine.card.generates
-        one, other, again = engine.run(*[Job(key, prompt, embeds=True) for key, prompt in VECTORS.items()])
-        assert [len(found.vector) for found in (one, other, again)] == [4 * width] * 3
-        assert one.vector == again.vector != other.vector and one.ending is Ending.STOP
-        assert engine.submit(job("text", [5], 3)) is not None
-    finally:
-        engine.stop()
-
-
-VECTORS = {"one": [30, 31, 32], "other": [33, 34], "again": [30, 31, 32]}
-
-
-@installed
-@pytest.mark.parametrize("words", [["--no-such-flag"], ["--page-size", "many"]])
-def test_flags_that_it_does_not_know_are_refused_in_a_sentence(words: list[str]) -> None:
-    with pytest.raises(EngineRefused, match="SGLang does not take these flags") as raised:
-        sglang(DEMO, 4, 4096, True, *words).start()
-    assert words[0].lstrip("-") in str(raised.value) and len(str(raised.value)) < 300
+    asyncio.run(turns())
+    assert told == [
+        ("flush",),
+        ("release", "kv_cache"),
+        ("flush",),
+        ("release", "weights"),
+        ("resume", "kv_cache", "weights"),
+    ]
+    rests[0], source._engine.server_args.enable_weights_cpu_backup = False, False
+    told.clear()
+    with pytest.raises(EngineDead, match="cannot sleep"):
+        asyncio.run(source.sleep(2))
+    assert told == [("flush",)]

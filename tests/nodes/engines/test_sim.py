@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from xxhash import xxh3_64_intdigest
 
-from nodes.engines.blocks import chain
-from nodes.engines.contract import FULL, Ending, Job, Output, Sampling
+from nodes.contract.blocks import chain
+from nodes.contract.engine import FULL, Ending, Job, Output, Sampling
 from nodes.engines.scheduler import Limits, Plan, Scheduler
-from nodes.engines.sim import Crashed, Fault, Settings, SimEngine, continuation
+from nodes.engines.sim import Crashed, Settings, SimEngine, continuation
 from nodes.engines.timing import Timing
+from nodes.faults import Fault
 from tests.nodes.engines.models import collect, run
 
 RANGE = (20, 119)
@@ -143,6 +144,29 @@ def test_a_prefix_is_computed_once() -> None:
     assert not second.events
 
 
+@given(st.integers(1, 40), st.lists(st.integers(0, 9), min_size=1, max_size=8), st.integers(8, 64))
+def test_a_crowd_with_one_prefix_computes_it_once(blocks: int, tails: list[int], step_tokens: int) -> None:
+    """They come at once; those after the first wait for what it computes of theirs, and no longer."""
+    engine = engine_of(step_tokens=step_tokens, blocks=512, context=512)
+    prefix = list(range(4 * blocks))
+    for key, tail in enumerate(tails):
+        engine.submit(Job(key, [*prefix, *[90 + tail] * (1 + tail)], max_tokens=1))
+    computed, steps = 0, 0
+    while not engine.idle():
+        computed, steps = computed + engine.step().computed_tokens, steps + 1
+    assert computed <= len(prefix) + sum(1 + tail for tail in tails)
+    assert steps <= 2 * len(tails) + computed // step_tokens + 1
+
+
+def test_who_waits_for_another_goes_on_without_it() -> None:
+    engine = engine_of(step_tokens=8)
+    for key in (1, 2):
+        engine.submit(Job(key, list(range(24)), max_tokens=1))
+    assert engine.step().computed_tokens == 8
+    engine.cancel(1)
+    assert run(engine)[2].tokens == continuation(range(24), 1, RANGE)
+
+
 def test_a_prompt_that_is_cached_whole_still_gives_a_token() -> None:
     engine = engine_of()
     for key in (1, 2):
@@ -154,7 +178,7 @@ def test_a_salt_keeps_prefixes_apart() -> None:
     engine = engine_of(step_tokens=100)
     for key, salt in enumerate(["", "a", "b", "a"]):
         engine.submit(Job(key, list(range(20)), max_tokens=1, cache_salt=salt))
-    assert [output.cached_tokens for output in run(engine).values()] == [0, 0, 0, 0]
+    assert [output.cached_tokens for output in run(engine).values()] == [0, 0, 0, 16], "the second waited for the first"
     for key, salt in enumerate(["", "a", "c"]):
         engine.submit(Job(key, list(range(20)), max_tokens=1, cache_salt=salt))
     assert [output.cached_tokens for output in run(engine).values()] == [16, 16, 0]

@@ -8,7 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 library = pytest.importorskip("transformers")
 
-from nodes.engines.contract import Ending, Job, Sampling  # noqa: E402
+from nodes.contract.engine import Ending, Job, Sampling  # noqa: E402
 from nodes.engines.numpy.config import Unsupported  # noqa: E402
 from nodes.engines.numpy.engine import Settings as Batching  # noqa: E402
 from nodes.engines.transformers.engine import Settings, TransformersEngine  # noqa: E402

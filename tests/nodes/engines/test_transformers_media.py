@@ -9,10 +9,10 @@ import pytest
 torch = pytest.importorskip("torch")
 library = pytest.importorskip("transformers")
 
+from nodes.contract.engine import Job, MediaCard, Sampling, lines_for  # noqa: E402
+from nodes.contract.media import Media  # noqa: E402
 from nodes.encoding import _towers as towers_of  # noqa: E402
 from nodes.engine_options import EngineOptions  # noqa: E402
-from nodes.engines.contract import Job, Sampling  # noqa: E402
-from nodes.engines.media import Media  # noqa: E402
 from nodes.engines.numpy.towers import load as numpy_towers  # noqa: E402
 from nodes.engines.transformers import vision  # noqa: E402
 from nodes.engines.transformers.grids import places  # noqa: E402
@@ -74,20 +74,19 @@ def saved(name: str, folder: Path) -> Any:
 def pixels_of(sight: vision.Sight, pictures: list[np.ndarray]) -> dict[str, Any]:
     """Pictures, prepared by the library's definition."""
     mean, deviation = torch.tensor(sight.mean), torch.tensor(sight.deviation)
-    coloured = [(torch.tensor(picture) / 255.0 - mean) / deviation for picture in pictures]
-    stacked = torch.stack(coloured).permute(0, 3, 1, 2)
+    coloured = [((torch.tensor(picture) / 255.0 - mean) / deviation).permute(2, 0, 1) for picture in pictures]
     if not sight.patch:
-        return {"pixel_values": stacked}
-    rows = [by_hand(picture, sight) for picture in stacked]
-    across = sight.card.width // sight.patch
-    return {"pixel_values": torch.cat(rows), "image_grid_thw": torch.tensor([[1, across, across]] * len(pictures))}
+        return {"pixel_values": torch.stack(coloured)}
+    rows = [by_hand(picture, sight) for picture in coloured]
+    grids = [[1, picture.shape[0] // sight.patch, picture.shape[1] // sight.patch] for picture in pictures]
+    return {"pixel_values": torch.cat(rows), "image_grid_thw": torch.tensor(grids)}
 
 
 def by_hand(picture: Any, sight: vision.Sight) -> Any:
     """A patch after the other: those of a row first, then the next row, then the next line of rows."""
     side, merged, rows = sight.patch, sight.merged, []
-    for down in range(sight.across):
-        for right in range(sight.across):
+    for down in range(picture.shape[1] // (side * merged)):
+        for right in range(picture.shape[2] // (side * merged)):
             for line in range(merged):
                 for column in range(merged):
                     top, left = (down * merged + line) * side, (right * merged + column) * side
@@ -173,6 +172,41 @@ def test_what_an_encoder_makes_is_the_same_to_the_bit_and_so_is_what_is_handed_o
     assert [*first.tokens, *found["a"].tokens] == expected
 
 
+@pytest.mark.parametrize("name", NAMES[1:])
+def test_pictures_of_any_size(name: str, tmp_path: Path) -> None:
+    """Wide, high, and of one row: as `generate` sees them."""
+    model = saved(name, tmp_path)
+    engine, card = started(tmp_path, slots=3, step_tokens=20)
+    sight = vision.sight_of(tmp_path)
+    assert sight is not None and (card.media["image"].step, card.media["image"].pixels_max) == (8, 1024)
+    expected = {}
+    for index, shapes in enumerate([[(16, 64)], [(40, 24)], [(8, 8), (32, 24)], [(8, 128), (64, 16)]]):
+        pictures = [random_picture(10 * index + seed, *shape) for seed, shape in enumerate(shapes)]
+        rows = [engine.encode("image", picture) for picture in pictures]
+        prompt, media = [5, 6, 7], []
+        for number, (row, shape) in enumerate(zip(rows, shapes, strict=True)):
+            assert len(row) == shape[0] * shape[1] // 64
+            media.append(Media(len(prompt) + 1, len(row), bytes([10 * index + number]) * 16, row, shape[1] // 8))
+            prompt += [BEGIN, *[PLACEHOLDER] * len(row), CLOSE, 8, 9]
+        expected[f"{shapes}"] = generated(model, sight, prompt, pictures)
+        job = Job(f"{shapes}", prompt, max_tokens=NEW, ignore_eos=True, sampling=GREEDY, media=media)
+        assert engine.submit(job) is None
+    assert {key: list(output.tokens) for key, output in run(engine).items()} == expected
+    for shape in ((8, 136), (12, 8), (0, 8)):
+        with pytest.raises(ValueError, match="shape"):
+            engine.encode("image", np.zeros((*shape, 3), np.uint8))
+
+
+@pytest.mark.parametrize("shape", [(30, 20), (20, 30), (640, 480), (4000, 3000), (31, 997), (57, 56), (84, 84), (1, 1)])
+@pytest.mark.parametrize("limits", [(56 * 56, 14 * 14 * 4 * 1280), (3136, 12544), (200704, 401408)])
+def test_lines_are_counted_as_the_library_counts_them(shape: tuple[int, int], limits: tuple[int, int]) -> None:
+    resize = pytest.importorskip("transformers.models.qwen2_vl.image_processing_pil_qwen2_vl").smart_resize
+    height, width = shape
+    card = MediaCard(5, 8, step=28, pixels_min=limits[0], pixels_max=limits[1])
+    wanted = resize(height, width, 28, *limits)
+    assert tuple(28 * count for count in lines_for(card, width, height)) == tuple(wanted)
+
+
 def test_ours_and_numpys_eyes_see_the_same(tmp_path: Path) -> None:
     saved("llava", tmp_path)
     sight, ours = vision.sight_of(tmp_path), vision.load(tmp_path, "cpu", "float32")
@@ -182,20 +216,20 @@ def test_ours_and_numpys_eyes_see_the_same(tmp_path: Path) -> None:
     assert np.abs(ours.encode("image", picture) - theirs.encode("image", picture)).max() < 1e-4
 
 
-def test_places_are_those_of_the_library(tmp_path: Path) -> None:
+@pytest.mark.parametrize("shapes", [(4, 4), (2, 8), (1, 16), (16, 2)])
+def test_places_are_those_of_the_library(shapes: tuple[int, int], tmp_path: Path) -> None:
     model = saved("qwen2_vl", tmp_path)
     sight = vision.sight_of(tmp_path)
     assert sight is not None
     prompt, spots = asked(sight, (5, 3, 9))
     ids = torch.tensor([prompt])
-    across = sight.card.width // sight.patch
-    grid = torch.tensor([[1, across, across]] * 2)
+    grid = torch.tensor([[1, 2 * lines, 2 * (16 // lines)] for lines in shapes])
     expected, _ = model.model.get_rope_index(ids, (ids == PLACEHOLDER).int(), image_grid_thw=grid)
-    media = [Media(first, count, b"") for first, count in spots]
-    whole = places(media, sight.across, 0, len(prompt))
+    media = [Media(*spot, b"", None, 16 // lines) for spot, lines in zip(spots, shapes, strict=True)]
+    whole = places(media, 0, len(prompt))
     assert np.array_equal(whole, expected[:, 0].numpy())
     for start in range(len(prompt)):
-        assert np.array_equal(places(media, sight.across, start, start + 3)[:, :1], whole[:, start : start + 1])
+        assert np.array_equal(places(media, start, start + 3)[:, :1], whole[:, start : start + 1])
 
 
 @pytest.mark.parametrize(

@@ -3,15 +3,17 @@
 import asyncio
 import dataclasses
 import inspect
+import json
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from nodes.contract.engine import Ending, Job, Sampling
 from nodes.engine_options import EngineOptions
-from nodes.engines.contract import Ending, Job, Sampling
 from nodes.engines.outside import EngineDead, EngineRefused, JobLost, OutsideEngine, Piece
-from nodes.engines.trtllm import library, words
+from nodes.engines.trtllm import library, loras, words
 from nodes.loading import load
 from nodes.metrics import Family
 from tests.engines.harness import Harness, job
@@ -177,6 +179,49 @@ def test_what_the_engine_ends_moves_and_what_it_refuses_fails() -> None:
         harness.stop()
 
 
+def test_adapters_are_named_as_they_were_given(tmp_path: Path) -> None:
+    places = {}
+    for name, rank in (("poet", 4), ("clerk", 16)):
+        places[name] = tmp_path / name
+        places[name].mkdir()
+        (places[name] / "adapter_config.json").write_text(json.dumps({"r": rank}))
+    words = (
+        "--lora-modules",
+        f"poet={places['poet']}",
+        "--max-num-tokens",
+        "64",
+        f"--lora-modules=clerk={places['clerk']}",
+    )
+    source = source_of(DEMO, words, slots=4)
+    harness = Harness(OutsideEngine(source), True)
+    try:
+        assert harness.card.loras == ("poet", "clerk")
+        config = types.LoraConfig([str(place) for place in places.values()], 16, 2, 2)
+        assert source._engine.lora_config == config and source._engine.args.max_num_tokens == 64
+        assert "'nobody'" in (harness.submit(job("x", PROMPT[:9], 2, lora="nobody")) or "")
+        for key, lora in (("a", "clerk"), ("b", ""), ("c", "poet"), ("d", "clerk")):
+            harness.run(job(key, PROMPT[:9], 2, lora=lora))
+        poet, clerk = (
+            types.LoRARequest(name, number, str(places[name])) for number, name in enumerate(("poet", "clerk"), 1)
+        )
+        assert source._engine.adapters == [clerk, None, poet, clerk]
+    finally:
+        harness.stop()
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (("--lora-modules",), "NAME=PATH"),
+        (("--lora-modules", "poet"), "NAME=PATH"),
+        (("--lora-modules", "poet=/nowhere"), "no adapter_config.json in /nowhere"),
+    ],
+)
+def test_adapters_that_are_none_are_refused_in_a_sentence(words: tuple[str, ...], why: str) -> None:
+    with pytest.raises(EngineRefused, match=why):
+        source_of(DEMO, words).start()
+
+
 def test_a_prompt_that_needs_pieces_is_refused_unless_they_are_allowed() -> None:
     source = source_of(DEMO, ("--max-num-tokens", "32"), slots=4)
     harness = Harness(OutsideEngine(source), True)
@@ -231,6 +276,10 @@ def test_the_fake_is_like_the_package() -> None:
         for name, parameter in wanted.items():
             assert name in found and found[name].default == parameter.default, f"{method}({name})"
     assert hasattr(real, "_check_health") or hasattr(real, "_executor")
+    request = inspect.signature(loras._class("LoRARequest", loras.REQUESTS)).parameters
+    assert list(request)[:3] == [one.name for one in dataclasses.fields(types.LoRARequest)]
+    config = loras._class("LoraConfig", loras.CONFIGS)
+    assert all(library.has(config, one.name) for one in dataclasses.fields(types.LoraConfig))
     result = library.part("llmapi").RequestOutput
     assert all(hasattr(result, name) for name in ("abort", "__aiter__", "__anext__"))
     arguments = library.part("llmapi").TorchLlmArgs

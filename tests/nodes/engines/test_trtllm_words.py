@@ -12,8 +12,8 @@ import msgspec
 import pytest
 from xxhash import xxh3_64_intdigest
 
-from nodes.engines.blocks import chain
-from nodes.engines.contract import BlockEvent, Ending, EngineLoad, Job, Sampling
+from nodes.contract.blocks import chain
+from nodes.contract.engine import BlockEvent, Ending, EngineLoad, Job, Sampling
 from nodes.engines.outside import EngineRefused
 from nodes.engines.trtllm import flags, library, words
 from nodes.engines.trtllm.cache import Cache

@@ -1,7 +1,7 @@
 """A job whose blocks were handed over has no embeddings: if it loses its blocks it must go where others look again."""
 
-from nodes.engines.contract import Ending, Job
-from nodes.engines.media import Media
+from nodes.contract.engine import Ending, Job
+from nodes.contract.media import Media
 from nodes.engines.sim import SimEngine
 from tests.nodes.engines.handing import room
 from tests.nodes.engines.models import run

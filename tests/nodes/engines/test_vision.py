@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from launch.demo_model import senses
-from nodes.engines.contract import MediaCard, rows_of
+from nodes.contract.engine import MediaCard, rows_of
 from nodes.engines.numpy import towers
 from nodes.engines.numpy.config import Unsupported, config_of
 from nodes.engines.numpy.encoder import ACTIVATE, erf

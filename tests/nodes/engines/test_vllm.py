@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nodes.contract.engine import Job, Logprobs, Sampling
 from nodes.engine_options import EngineOptions
-from nodes.engines.contract import Job, Logprobs, Sampling
 from nodes.engines.guard import Guard, descendants
 from nodes.engines.numpy.sampling import choose
 from nodes.engines.outside import EngineRefused

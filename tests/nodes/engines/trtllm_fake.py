@@ -20,13 +20,15 @@ from typing import Any
 
 import numpy as np
 
-from nodes.engines.contract import BlockEvent, Ending, Job, Output, Sampling
+from nodes.contract.engine import BlockEvent, Ending, Job, Output, Sampling
 from nodes.engines.numpy.engine import NumpyEngine, Settings
 from nodes.engines.trtllm import library
 from tests.nodes.engines.trtllm_types import (
     CacheTransceiverConfig,
     DisaggregatedParams,
     KvCacheConfig,
+    LoraConfig,
+    LoRARequest,
     RequestOutput,
     SamplingParams,
     SchedulingParams,
@@ -73,6 +75,8 @@ class LLM:
             max_seq_len=kwargs.get("max_seq_len"),
             max_num_tokens=kwargs.get("max_num_tokens", 8192),
         )
+        self.lora_config = kwargs.get("lora_config") if kwargs.get("enable_lora") else None
+        self.adapters: list[LoRARequest | None] = []  # of the requests so far
         self._runs = Computing(str(model), self.args)
         self._dead = False
 
@@ -91,6 +95,9 @@ class LLM:
     ) -> RequestOutput:
         if self._dead:
             raise RuntimeError("LLM is shutting down")
+        if lora_request is not None and self.lora_config is None:
+            raise ValueError("LoRA is not enabled")
+        self.adapters.append(lora_request)
         given = sampling_params or SamplingParams()
         if given.end_id is None:
             raise ValueError("tokenizer is required to reset end_id if it is None")
@@ -309,6 +316,7 @@ def _event(event: BlockEvent) -> dict[str, Any]:
 def modules() -> dict[str, ModuleType]:
     """The package."""
     names = ("tensorrt_llm", "tensorrt_llm.llmapi", "tensorrt_llm.scheduling_params")
+    names += ("tensorrt_llm.executor", "tensorrt_llm.lora_helper")
     found = {name: ModuleType(name) for name in names}
     everything: dict[str, Any] = {
         "LLM": LLM,
@@ -317,6 +325,8 @@ def modules() -> dict[str, ModuleType]:
         "SchedulingParams": SchedulingParams,
         "KvCacheConfig": KvCacheConfig,
         "CacheTransceiverConfig": CacheTransceiverConfig,
+        "LoRARequest": LoRARequest,
+        "LoraConfig": LoraConfig,
         "__version__": VERSION,
     }
     for module in found.values():

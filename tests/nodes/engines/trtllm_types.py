@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from nodes.engines.contract import Ending, Logprobs, Output
+from nodes.contract.engine import Ending, Logprobs, Output
 
 
 @dataclass(slots=True, kw_only=True)
@@ -76,6 +76,21 @@ class CacheTransceiverConfig:
     backend: str | None = None
     max_tokens_in_buffer: int | None = None
     kv_transfer_timeout_ms: int | None = None
+
+
+@dataclass(slots=True)
+class LoRARequest:
+    lora_name: str
+    lora_int_id: int
+    lora_path: str = ""
+
+
+@dataclass
+class LoraConfig:
+    lora_dir: list[str] = field(default_factory=list)
+    max_lora_rank: int = 64
+    max_loras: int | None = None
+    max_cpu_loras: int | None = None
 
 
 @dataclass

@@ -96,6 +96,11 @@ class Server:
         """Close the port and every connection."""
 
         async def end() -> None:
+            # A connection that was accepted when its server closes is leaked by asyncio: so none comes before that.
+            for listening in self._server.sockets:
+                self._loop.remove_reader(listening.fileno())
+            for _ in range(3):
+                await asyncio.sleep(0)
             self._server.close()
             for _ in range(30):  # one may just have been accepted; and what is aborted closes in the loop's next turns
                 for task in list(self._tasks):
@@ -141,7 +146,8 @@ class Server:
         finally:
             with suppress(OSError):
                 writer.transport.abort()
-            await asyncio.sleep(0)  # now the transport has closed its socket
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(0)  # now the transport has closed its socket
             self._tasks.discard(task)
 
     async def _answer(self, writer: asyncio.StreamWriter, path: str, head: str, body: dict[str, Any] | None) -> None:

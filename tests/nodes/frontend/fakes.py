@@ -9,7 +9,7 @@ from typing import Any
 
 from mesh.core import Abandon, Ask, Consumed, Event, Finish
 from nodes.card import ModelCard
-from nodes.engines.contract import Card, Logprobs
+from nodes.contract.engine import Card, Logprobs
 from nodes.engines.sim import continuation
 from nodes.frontend.app import app
 from nodes.frontend.frontend import Frontend

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mesh.core import Ask, Finish
-from nodes.engines.contract import Card
+from nodes.contract.engine import Card
 from nodes.frontend import batch
 from nodes.frontend.frontend import LEAVING
 from nodes.generation import decode

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesh.core import Abandon, Consumed, Finish
-from nodes.engines.contract import Logprobs
+from nodes.contract.engine import Logprobs
 from nodes.frontend.choice import Choice
 from nodes.frontend.generation import Generation
 from nodes.frontend.tally import Tally
@@ -192,3 +192,20 @@ def test_the_choices_of_a_chat_are_opened_in_order_whoever_is_first(first: int) 
     ]
     assert {choice["index"] for choice in shown[3:]} == {first}
     assert not any("role" in choice["delta"] for choice in shown[3:])
+
+
+@pytest.mark.parametrize("leader", ["speaks", "ends", "fails"])
+def test_candidates_of_a_prompt_are_asked_for_when_the_first_has_computed_it(leader: str) -> None:
+    stage, asked = Stage(choices=3), list[int]()
+    for number in (1, 2):
+        stage.generation.later(0, lambda number=number: asked.append(number))  # type: ignore[misc]
+    first = stage.generation.choices[0]
+    assert not asked
+    if leader == "speaks":
+        first.deliver(0, (), TOKENIZER.encode("a", add_special=False))
+    else:
+        first.end(done() if leader == "ends" else done(Reason.FAILED, text="no"))
+    stage.turn()
+    assert asked == ([] if leader == "fails" else [1, 2])
+    stage.turn()
+    assert len(asked) < 3, "once"

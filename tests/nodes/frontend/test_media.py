@@ -10,7 +10,7 @@ import pytest
 from msgspec import structs
 
 from nodes import parcels, planes
-from nodes.engines.contract import MediaCard
+from nodes.contract.engine import MediaCard
 from nodes.generation import decode
 from nodes.media.content import names_of
 from nodes.text.template import ChatTemplate
@@ -75,6 +75,25 @@ def test_a_picture_becomes_placeholders_and_a_parcel() -> None:
         parcel = parcels.decode(ask.handles[0])
         assert parcel.kind == parcels.MEDIA and names_of(parcel.content) == [spot.content for spot in spots]
         assert ask.needs == (), "no encoder is there"
+
+    served(test)
+
+
+def test_a_picture_of_any_size_fills_as_many_places_as_it_is_large() -> None:
+    async def test(there: House) -> None:
+        give_eyes(there, "image")
+        (model,) = there.frontend.registry.models.live()
+        eye = MediaCard(MARK, FEATURES, step=8, pixels_min=64, pixels_max=64 * 20)
+        model.card = structs.replace(model.card, engine=structs.replace(model.card.engine, media={"image": eye}))
+        shown = [picture(1), picture(2, "JPEG", 40, 8), picture(3, "PNG", 400, 300)]
+        answer = await there.post(CHAT, said(*map(image, shown)))
+        assert answer.status == 200, answer.body
+        (ask,) = there.actor.asked
+        spots = decode(ask.payload).media
+        assert [(spot.count, spot.across) for spot in spots] == [(8, 4), (5, 1), (15, 3)]
+        assert list(ask.prompt).count(MARK) == 28
+        thin = await there.post(CHAT, said(image(png_that_says(60_000, 1))))
+        assert thin.status == 400 and "too long and thin" in thin.error["message"]
 
     served(test)
 

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from nodes.agreement import ENDS, TEMPLATE, TOKENIZER
 from nodes.card import ModelCard
-from nodes.engines.contract import Card
+from nodes.contract.engine import Card
 from nodes.frontend import limits
 from nodes.frontend.models import Effect, Fetch, FetchCard, Models, Note, Object
 

@@ -7,9 +7,9 @@ import pytest
 from xxhash import xxh3_64_intdigest
 
 from mesh.core import Finish
-from nodes.engines.blocks import chain, root
-from nodes.engines.contract import Card
-from nodes.engines.media import Media, hashed_tokens
+from nodes.contract.blocks import chain, root
+from nodes.contract.engine import Card
+from nodes.contract.media import Media, hashed_tokens
 from nodes.frontend.routes import Names, header_of
 from nodes.frontend.wishing import Manner, manner_of, wish_of
 from nodes.openai.demand import Demand, Kind

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from nodes.contract.media import AUDIO, IMAGE, VIDEO
 from nodes.media import decoding
-from nodes.media.content import AUDIO, IMAGE, VIDEO, MediaRefused
+from nodes.media.content import MediaRefused
 from nodes.media.decoder import Decoder
 from nodes.media.wanted import Answered, Wanted, expected
 from tests.nodes.media.samples import animation, long_animation, picture, pixels, png_that_says, tone, wav

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from mesh.core import Event, Failed, Finished, Halt, Leg, Prepared, Progressed, Start, Yielded
 from nodes import generation, parcels
+from nodes.contract.engine import BlockEvent, MediaCard
+from nodes.contract.media import IMAGE, Media, Spot
 from nodes.encoder import TOWER_S_MAX, EncoderHost
-from nodes.engines.contract import BlockEvent, MediaCard
-from nodes.engines.media import Media
-from nodes.generation import Generation, Spot
+from nodes.generation import Generation
 from nodes.host import PULSE_S
 from nodes.media import limits
-from nodes.media.content import IMAGE, MediaRefused, name_of, pack
+from nodes.media.content import MediaRefused, name_of, pack
 from nodes.media.desk import Desk
 from nodes.media.embedder import Embedder, Unreachable
 from nodes.media.ground import Ground, laid_apart
@@ -39,10 +39,12 @@ class Towers:
 
     def __init__(self) -> None:
         self.calls = 0
+        self.shapes: list[tuple[int, ...]] = []
         self.fails = False
 
     def encode(self, kind: str, array: NDArray[Any]) -> NDArray[np.float32]:
         self.calls += 1
+        self.shapes.append(array.shape)
         if self.fails:
             raise RuntimeError("broken")
         return np.full((ROWS, FEATURES), array.astype(np.float32).sum(), np.float32) + np.arange(FEATURES)

@@ -1,14 +1,17 @@
 """What bytes are, by their first ones."""
 
+import io
 import struct
 from contextlib import suppress
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image, ImageOps
 
+from nodes.contract.media import AUDIO, HASH_BYTES, IMAGE, KINDS, VIDEO
 from nodes.media import limits, sniff
-from nodes.media.content import AUDIO, IMAGE, KINDS, VIDEO, MediaRefused, name_of, pack, unpack
+from nodes.media.content import MediaRefused, name_of, pack, unpack
 from tests.nodes.media.samples import animation, picture, png_that_says, tone, wav
 
 
@@ -17,6 +20,29 @@ def test_a_picture_says_its_size_in_its_header(form: str) -> None:
     data = picture(1, form, 21, 34)
     assert sniff.look(IMAGE, data) == form.lower()
     assert sniff.size_of(form.lower(), data) == (34, 21)
+
+
+@pytest.mark.parametrize("orientation", range(9))
+@pytest.mark.parametrize("big", [False, True])
+def test_a_photograph_is_measured_as_it_is_looked_at(orientation: int, big: bool) -> None:
+    """As Pillow turns it, whatever the byte order of its Exif."""
+    exif = Image.Exif()
+    exif.endian = ">" if big else "<"
+    exif[0x010F], exif[0x0112] = "a maker", orientation
+    file = io.BytesIO()
+    Image.new("RGB", (34, 21)).save(file, "JPEG", exif=exif)
+    data = file.getvalue()
+    assert sniff.size_of("jpeg", data) == (34, 21)
+    assert sniff.upright("jpeg", data) == ImageOps.exif_transpose(Image.open(file)).size
+    assert sniff.upright("png", picture(1, "PNG", 21, 34)) == (34, 21)
+
+
+@given(st.binary(max_size=90), st.sampled_from([b"Exif\0\0", b"Exif\0\0II*\0\x08\0\0\0", b""]))
+def test_an_exif_that_makes_no_sense_turns_nothing_and_raises_nothing(exif: bytes, head: bytes) -> None:
+    data = picture(1, "JPEG", 21, 34)
+    part = head + exif
+    data = data[:2] + b"\xff\xe1" + struct.pack(">H", len(part) + 2) + part + data[2:]
+    assert sniff.upright("jpeg", data) in ((34, 21), (21, 34))
 
 
 def test_a_kind_takes_its_own_formats_only() -> None:
@@ -70,4 +96,4 @@ def test_parts_travel_in_one_run_of_bytes(parts: list[bytes], cut: int) -> None:
 
 def test_equal_bytes_of_two_kinds_have_two_names() -> None:
     assert len({name_of(kind, b"x") for kind in KINDS}) == len(KINDS)
-    assert len(name_of(IMAGE, b"")) == limits.HASH_BYTES
+    assert len(name_of(IMAGE, b"")) == HASH_BYTES

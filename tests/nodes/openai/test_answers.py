@@ -10,7 +10,7 @@ from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from pydantic import BaseModel
 
-from nodes.engines.contract import Ending
+from nodes.contract.engine import Ending
 from nodes.openai.chunks import DONE, Chunks, usage_event
 from nodes.openai.demand import Chat, Demand, Kind
 from nodes.openai.responses import Answer, Outcome, answer_id, finish_reason, usage_of, whole

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nodes.engines.contract import Sampling
+from nodes.contract.engine import Sampling
 from nodes.openai.demand import SEED_MASK, Chat, Demand, Kind, best, budget, check_tokens, sampling
 from nodes.openai.errors import Problem
 

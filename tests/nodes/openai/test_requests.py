@@ -8,7 +8,7 @@ import pytest
 from openai.types import completion_create_params as completion_params
 from openai.types.chat import completion_create_params as chat_params
 
-from nodes.engines.contract import Sampling
+from nodes.contract.engine import Sampling
 from nodes.openai import limits, refusals, schema
 from nodes.openai.demand import Chat, Demand, Detokenization, Kind, Tokenization
 from nodes.openai.errors import Problem
@@ -257,7 +257,7 @@ def test_a_wrong_value_is_named(name: str, value: Any) -> None:
     ("found", "param"),
     [
         (chat(stop=["a", ""]), "stop[1]"),
-        (chat(response_format={"type": "json_object"}), "response_format.type"),
+        (chat(response_format={"type": "xml"}), "response_format.type"),
         (chat(modalities=["audio"]), "modalities[0]"),
         (chat(messages=[{"role": "king", "content": ""}]), "messages[0].role"),
         (chat(messages=[*HELLO, {"content": ""}]), "messages[1].role"),

@@ -6,7 +6,7 @@ from random import Random
 from msgspec import Struct
 from xxhash import xxh3_64_intdigest
 
-from nodes.engines.blocks import NONE, Pool, chain
+from nodes.contract.blocks import NONE, Pool, chain
 from nodes.routing.advisor import Advisor, Asked
 from nodes.routing.explain import Decision
 from nodes.routing.hashes import pack

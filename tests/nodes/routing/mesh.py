@@ -7,8 +7,8 @@ from xxhash import xxh3_64_intdigest
 
 from mesh.core import Finished, Found, Produced, Start, Want
 from mesh.routing import ROUTER
-from nodes.engines.blocks import chain
-from nodes.engines.contract import BlockEvent
+from nodes.contract.blocks import chain
+from nodes.contract.engine import BlockEvent
 from nodes.names import ENCODE, GENERATE, PREFILL
 from nodes.routing.hashes import pack
 from nodes.routing.knobs import read

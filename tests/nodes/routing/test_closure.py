@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from xxhash import xxh3_64_intdigest
 
-from nodes.engines.blocks import NONE, Pool, chain
+from nodes.contract.blocks import NONE, Pool, chain
 from nodes.routing.closure import Closure
 from tests.nodes.routing.trees import BLOCK, blocks, naive, prompts, turns
 

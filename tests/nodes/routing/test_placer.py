@@ -3,7 +3,7 @@
 import pytest
 
 from mesh.core import Abandon
-from nodes.engines.contract import BlockEvent
+from nodes.contract.engine import BlockEvent
 from nodes.routing.itinerary import unique
 from nodes.routing.split import SplitKnobs
 from proto.basics import LegName

@@ -2,7 +2,7 @@
 
 import pytest
 
-from nodes.engines.contract import BlockEvent
+from nodes.contract.engine import BlockEvent
 from nodes.routing.hashes import unpack
 from nodes.routing.publisher import Publisher
 from proto import placing as wire

@@ -6,8 +6,8 @@ import pytest
 
 from mesh.core import Event, Leg, Start
 from nodes import generation
-from nodes.engines.below import Below
-from nodes.engines.contract import Card, EngineLoad, Job, Step
+from nodes.contract.below import Below
+from nodes.contract.engine import Card, EngineLoad, Job, Step
 from nodes.engines.sim import SimEngine
 from nodes.generation import Generation, job_of
 from nodes.paced import PacedHost

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from xxhash import xxh3_64_intdigest
 
-from nodes.engines.contract import BlockEvent
+from nodes.contract.engine import BlockEvent
 from nodes.routing.hashes import pack
 from nodes.routing.index import Index
 from nodes.routing.publisher import Publisher

@@ -3,7 +3,7 @@
 from random import Random
 
 from mesh.aide import Surroundings
-from nodes.engines.contract import BlockEvent
+from nodes.contract.engine import BlockEvent
 from nodes.routing.hashes import Hashes, unpack
 from nodes.routing.index import Index
 from nodes.routing.seats import Seats

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from hypothesis import strategies as st
 from xxhash import xxh3_64_intdigest
 
-from nodes.engines.blocks import chain, root
+from nodes.contract.blocks import chain, root
 from nodes.routing.hashes import Hashes, unpack
 from nodes.routing.publisher import Publisher
 from proto.placing import Copy, Piece

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nodes.generation import Generation, Spot, decode, encode
-from nodes.media.content import AUDIO, IMAGE, VIDEO, Clip
+from nodes.contract.media import AUDIO, IMAGE, VIDEO, Spot
+from nodes.generation import Generation, decode, encode
+from nodes.media.content import Clip
 from nodes.text.placeholders import Misplaced, Size, expanded, written
 
 MARKS = {IMAGE: "<i>", AUDIO: "<a>", VIDEO: "<v>"}

@@ -5,7 +5,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nodes.engines.contract import Logprobs
+from nodes.contract.engine import Logprobs
 from nodes.text.stop import Scanner, Stops
 from nodes.text.stream import Entry, TextStream
 from tests.nodes.text.tiny import byte_level

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from xxhash import xxh3_64_intdigest
 
-from nodes.engines.contract import Job, Output, Sampling
+from nodes.contract.engine import Job, Output, Sampling
 from nodes.engines.numpy.engine import NumpyEngine, configuration
 from nodes.engines.numpy.engine import Settings as NumpySettings
 from nodes.engines.scheduler import Limits

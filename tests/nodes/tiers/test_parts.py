@@ -4,7 +4,7 @@ import os
 import random
 import time
 
-from nodes.engines.contract import BlockEvent
+from nodes.contract.engine import BlockEvent
 from nodes.tiers.arena import AHEAD_BYTES, Arena
 from nodes.tiers.changes import Changes
 from nodes.tiers.files import HEADER_BYTES, checksum_in, header, names_in, path_of, shelf_of

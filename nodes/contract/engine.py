@@ -13,18 +13,21 @@ they are computed; `cancel` copies on leaving what a job has; `land` is how anot
 
 from collections.abc import Hashable, Sequence
 from enum import StrEnum
+from math import ceil, sqrt
 from typing import Annotated, Protocol
 
 from msgspec import Meta, Struct
 
-from nodes.engines.below import Below
-from nodes.engines.media import Media
+from nodes.contract.below import Below
+from nodes.contract.guide import Guide
+from nodes.contract.media import Media
 from nodes.transfer.layout import Layout
 
 Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]  # cards come over the mesh, and are computed with
 Seconds = Annotated[float, Meta(ge=0, le=86_400.0)]
 FULL = "the engine's queue is full"  # the answer of `submit` that a later try may not get
 ASLEEP = "the engine is asleep"  # likewise
+UNGUIDED = "this engine follows no guide: no JSON schema, expression, choice or grammar"
 
 
 class Ending(StrEnum):
@@ -35,6 +38,7 @@ class Ending(StrEnum):
     CANCELLED = "cancelled"
     PREEMPTED = "preempted"  # its room was needed: the worker migrates it. See `Output.kept`
     FAILED = "failed"
+    REFUSED = "refused"  # it can run nowhere: what it asks for turned out to make no sense
     LOST = "lost"  # it can go on elsewhere: this engine, or what stands behind it, could not
 
 
@@ -76,6 +80,7 @@ class Job(Struct):
     embeds: bool = False  # no token is wanted, but one vector for the whole prompt; it ends with it, by STOP
     dimensions: int = 0  # numbers of that vector; 0: `Card.embeds`
     rank: int = -1  # the data-parallel rank that is to run it; -1, or one that there is not: whichever the engine likes
+    guide: Guide | None = None  # what its output must be
 
 
 class Logprobs(Struct, gc=False):
@@ -132,6 +137,9 @@ class MediaCard(Struct, frozen=True):
     height: Count = 0
     width: Count = 0
     crop: bool = False  # keep the proportions and cut off what is over; else stretch
+    step: Count = 0  # pixels of a row's side, where a picture may have any size: the above are the largest square
+    pixels_min: Count = 0  # of such pictures: smaller ones are enlarged
+    pixels_max: Count = 0  # and larger ones made smaller
     frames: Count = 0  # of a clip: exactly so many
     rate: Count = 0  # of a sound: samples per second
     samples_per_token: Count = 0
@@ -145,6 +153,24 @@ def rows_of(card: MediaCard, samples: int = 0) -> int:
     # Two stages halve a sound: one rounds up, one down.
     samples = min(samples, int(card.seconds_max * card.rate))
     return max(1, -(-samples // max(1, card.samples_per_token // 2)) // 2)
+
+
+def lines_for(card: MediaCard, width: int, height: int) -> tuple[int, int]:
+    """Lines and columns of rows that a picture of so many pixels becomes: about in its proportions, within the limits.
+
+    As the Qwen models count them (`smart_resize`).
+    """
+    step, area = card.step, width * height
+    lines, columns = max(1, round(height / step)), max(1, round(width / step))
+    if lines * columns * step**2 > card.pixels_max:
+        shrunk = sqrt(area / card.pixels_max)
+        lines, columns = max(1, int(height / shrunk / step)), max(1, int(width / shrunk / step))
+    elif lines * columns * step**2 < card.pixels_min:
+        grown = sqrt(card.pixels_min / area)
+        lines, columns = ceil(height * grown / step), ceil(width * grown / step)
+        if lines * columns * step**2 > card.pixels_max:  # the two are close to each other
+            lines, columns = max(1, int(height * grown / step)), max(1, int(width * grown / step))
+    return lines, columns
 
 
 class Card(Struct, frozen=True):
@@ -174,6 +200,7 @@ class Card(Struct, frozen=True):
     generates: bool = True  # whether a job may want tokens
     shortens: bool = False  # its vectors may be cut to `dimensions` (Matryoshka), and are then made unit vectors
     dimensions: tuple[Count, ...] = ()  # of `shortens`: these alone; none: any
+    guides: bool = False  # it keeps to `Job.guide`, from whatever position on
     ranks: int = 1  # data-parallel ones: each has slots and a cache of its own; the figures above are of all together
 
     @property
@@ -200,6 +227,8 @@ def unmet(job: Job, card: Card) -> str | None:
         value = getattr(given, name)
         if value not in (getattr(usual, name), [], (), {}):
             return f"the {card.engine} engine cannot do {name}"
+    if job.guide is not None and not card.guides:
+        return UNGUIDED
     if job.lora and job.lora not in card.loras:
         return f"there is no LoRA adapter {job.lora!r} here: there are {', '.join(card.loras) or 'none'}"
     return None

@@ -12,7 +12,7 @@ from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
-from nodes.engines.contract import BlockEvent
+from nodes.contract.engine import BlockEvent
 
 Digest = Callable[[bytes], int]  # to 64 bits; the whole mesh must use one: xxhash.xxh3_64_intdigest
 GOLDEN_RATIO = 0.6180339887498949

@@ -1,0 +1,1 @@
+"""Pure. What is asked of an engine, and what it says: the words that all nodes share with all engines."""

@@ -1,0 +1,1 @@
+"""Shell. Workers that make pictures and clips: their process, their queue, and the files that they make."""

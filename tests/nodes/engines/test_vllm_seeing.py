@@ -1,0 +1,219 @@
+"""vLLM with pictures: as `generate` says of the same pixels, by whoever's eyes; called by what they show.
+
+Needs vLLM, and a torchvision that can be imported beside it: ./launch/test.sh --engine vllm
+"""
+
+import gc
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from xxhash import xxh3_64_intdigest as digest
+
+if any(find_spec(name) is None for name in ("vllm", "torchvision", "transformers")):
+    pytest.skip("vLLM is not installed here, or torchvision", allow_module_level=True)
+
+from nodes.contract import blocks
+from nodes.contract.engine import Ending
+from nodes.contract.media import hashed_tokens
+from nodes.engines.transformers import vision
+from nodes.engines.transformers.library import library
+from nodes.engines.vllm import seeing
+from nodes.media.embedder import Unreachable
+from tests.conftest import children, descriptors, threads
+from tests.engines.harness import Harness
+from tests.engines.of_vllm import vllm
+from tests.nodes.engines import seers
+from tests.nodes.engines.senses import random_picture
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # the libraries' own
+NEW, BLOCK = 10, 32
+TOLERANCE = 1e-4  # between two libraries' arithmetic
+
+
+class House(NamedTuple):
+    """One engine, and who knows better."""
+
+    harness: Harness
+    model: Any
+    sight: vision.Sight
+    eyes: vision.Towers
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    """As for every test, but for descriptors of vLLM's."""
+    before = threads() | children()
+    yield
+    gc.collect()
+    left = (threads() | children()) - before
+    assert not left, f"left open: {sorted(left)}"
+
+
+@pytest.fixture(scope="module", params=seers.NAMES[:2])
+def house(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    folder: Path = tmp_path_factory.mktemp("seer")
+    seers.make(request.param, folder)
+    library.utils.logging.disable_progress_bar()
+    model = library.AutoModelForImageTextToText.from_pretrained(folder).float().eval()
+    sight, eyes = vision.sight_of(folder), vision.load(folder, "cpu", "float32")
+    assert sight is not None and eyes is not None
+    harness = Harness(vllm(folder, 4, 64 << 20, True), outside=True)
+    try:
+        found = House(harness, model, sight, eyes)
+        looked(found, picture(sight, 1))  # what vLLM opens when it is first asked stays
+        yield found
+    finally:
+        harness.stop()
+
+
+def picture(sight: vision.Sight, seed: int) -> np.ndarray:
+    return random_picture(seed, sight.card.height, sight.card.width)
+
+
+def test_greedy_tokens_are_those_of_generate(house: House) -> None:
+    """Several requests at once, with no, one and two pictures, more than once the same."""
+    harness, sight = house.harness, house.sight
+    assert harness.card.media == {"image": sight.card}
+    expected, jobs = {}, []
+    for seeds, counts in [((), (9,)), ((1,), (5, 7)), ((2,), (30, 3)), ((1, 3), (4, 6, 11)), ((2, 2), (4, 6, 11))]:
+        pictures = [picture(sight, seed) for seed in seeds]
+        prompt, firsts = seers.prompt_of(sight, counts)
+        key = f"{seeds}"
+        expected[key] = seers.generated(house.model, sight, prompt, pictures, NEW)
+        rows = [house.eyes.encode("image", one) for one in pictures]
+        jobs.append(seers.job_of(key, prompt, firsts, rows, [*seeds], max_tokens=NEW))
+    found = {output.key: list(output.tokens) for output in harness.run(*jobs)}
+    assert found == expected
+    assert len({tuple(tokens) for tokens in found.values()}) == len(jobs)
+
+
+def test_its_own_eyes_see_what_the_librarys_see(house: House) -> None:
+    harness, sight = house.harness, house.sight
+    shown = picture(sight, 5)
+    rows = looked(house, shown)
+    assert rows.shape == (sight.card.tokens, sight.card.features)
+    assert np.abs(rows - house.eyes.encode("image", shown)).max() < TOLERANCE
+    prompt, firsts = seers.prompt_of(sight, (6, 8))
+    [output] = harness.run(seers.job_of("own eyes", prompt, firsts, [rows], [5], max_tokens=NEW))
+    assert list(output.tokens) == seers.generated(house.model, sight, prompt, [shown], NEW)
+
+
+def test_looking_opens_nothing_for_good(house: House) -> None:
+    shown = picture(house.sight, 5)
+    rows, before = looked(house, shown), len(descriptors())
+    for _ in range(3):
+        assert looked(house, shown).tobytes() == rows.tobytes()
+    gc.collect()
+    assert len(descriptors()) <= before
+
+
+def test_pictures_of_any_size(house: House) -> None:
+    """Wide and high, of a model that takes them; by its own tower."""
+    sight = house.sight
+    if not sight.card.step:
+        pytest.skip("this model takes squares")
+    for index, (height, width) in enumerate([(56, 112), (112, 28)]):
+        shown = random_picture(index, height, width)
+        rows, across = looked(house, shown), width // sight.card.step
+        assert len(rows) == height * width // sight.card.step**2
+        token = sight.card.token
+        prompt = [5, 6, token + 1, *[token] * len(rows), token + 2, 7, 8]
+        job = seers.job_of(f"size {index}", prompt, [3], [rows], [90 + index], max_tokens=NEW)
+        job.media[0].across = across
+        [output] = house.harness.run(job)
+        assert list(output.tokens) == seers.generated(house.model, sight, prompt, [shown], NEW)
+
+
+def looked(house: House, shown: np.ndarray) -> np.ndarray:
+    """By the engine's own eyes, as the desk asks them: in a thread beside the loop."""
+    loop, towers = house.harness.loop, house.harness.engine.towers
+    assert loop is not None
+    with ThreadPoolExecutor(1) as pool:
+        return loop.run_until_complete(loop.run_in_executor(pool, towers.encode, "image", shown))
+
+
+def test_what_a_moved_stream_made_before_counts(house: House) -> None:
+    """And a picture that stands in the prompt stands nowhere in what was generated."""
+    sight, shown = house.sight, picture(house.sight, 6)
+    prompt, firsts = seers.prompt_of(sight, (6, 8))
+    said = seers.generated(house.model, sight, prompt, [shown], NEW)
+    rows = [house.eyes.encode("image", shown)]
+    moved = seers.job_of("moved", prompt, firsts, rows, [6], max_tokens=NEW, generated=said[:4])
+    [output] = house.harness.run(moved)
+    assert list(output.tokens) == said[4:]
+
+
+def test_blocks_are_called_by_what_they_show(house: House) -> None:
+    """A known picture is not computed again, another one in its place is; and routers know which is which."""
+    harness, sight = house.harness, house.sight
+    prompt, firsts = seers.prompt_of(sight, (50, 40))
+    rows = [house.eyes.encode("image", picture(sight, seed)) for seed in (7, 8)]
+    jobs = [
+        seers.job_of(f"block {number}", prompt, firsts, [row], [name], max_tokens=2)
+        for number, (row, name) in enumerate([(rows[0], 7), (rows[0], 7), (rows[1], 8)])
+    ]
+    outputs = [harness.run(job)[0] for job in jobs]
+    whole = (len(prompt) - 1) // BLOCK * BLOCK
+    assert [output.cached_tokens for output in outputs] == [0, whole, firsts[0] // BLOCK * BLOCK]
+    for job in jobs:
+        wanted = {*blocks.chain(hashed_tokens(prompt, job.media), BLOCK, 0, digest)}
+        harness.until(partial(is_told, harness, wanted))
+    assert not {*blocks.chain(prompt, BLOCK, 0, digest)[1:]} & told(harness), "placeholders alone are no name"
+
+
+def is_told(harness: Harness, wanted: set[int]) -> bool:
+    return wanted <= told(harness)
+
+
+def told(harness: Harness) -> set[int]:
+    harness.turn()
+    return {name for event in harness.events if event.kind == "stored" for name in event.hashes}
+
+
+def test_what_it_would_die_of_is_refused(house: House) -> None:
+    harness, sight = house.harness, house.sight
+    prompt, firsts = seers.prompt_of(sight, (6, 8))
+    rows = house.eyes.encode("image", picture(sight, 9))
+    job = seers.job_of("refused", prompt, firsts, [rows], [9], max_tokens=2)
+    wrong = []
+    for change in (None, rows[:, :-1], rows[:-1]):
+        job.media[0].embedding = change
+        wrong.append(harness.submit(job) or "")
+    job.media[0].embedding, job.media[0].first = rows, firsts[0] - 1
+    wrong.append(harness.submit(job) or "")
+    assert ["have not come" in wrong[0], "shape" in wrong[1], "shape" in wrong[2], "placeholders" in wrong[3]] == [
+        True
+    ] * 4
+    job.media[0].first = firsts[0]
+    blind = seers.job_of("blind", prompt, firsts, [rows], [9], max_tokens=2, lands=True)
+    blind.media[0].embedding = None
+    harness.take(blind)
+    harness._call(harness.engine.land, "blind", None, 0, [])
+    assert harness.ended("blind")[0].ending is Ending.LOST
+    [output] = harness.run(job)
+    assert output.ending is Ending.LENGTH
+
+
+def test_a_sleeping_engine_is_not_asked_to_look(house: House) -> None:
+    towers = house.harness.engine.towers
+    towers.asleep = True
+    try:
+        with pytest.raises(Unreachable, match="asleep"):
+            looked(house, picture(house.sight, 1))
+    finally:
+        towers.asleep = False
+    with pytest.raises(ValueError, match="no audio"):
+        towers.encode("audio", np.zeros(9, np.float32))
+
+
+def test_a_model_of_another_family_is_served_without_pictures(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "gemma3"}')
+    assert seeing.sight_for(tmp_path) is None
+    (tmp_path / "config.json").write_text('{"model_type": "llava", "vision_config": {"model_type": "pixtral"}}')
+    assert seeing.sight_for(tmp_path) is None
