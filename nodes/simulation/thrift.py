@@ -4,6 +4,7 @@ A prompt is computed once for a request, wherever its legs run; what was handed 
 once by a process, and by no worker where there are encoders. Engines that have no room are excused.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mesh.core import Leg
@@ -14,7 +15,6 @@ from nodes.simulation.worker import Worker
 
 if TYPE_CHECKING:
     from nodes.simulation.caller import ServingStream
-    from nodes.simulation.world import ServingWorld
 
 UNUSED = ("foreign", "mismatched")  # what became of parcels that nobody could use
 
@@ -43,14 +43,13 @@ class Thrift:
         """A pull has ended before everything was there, and nobody has cancelled it."""
         self._broken.append((worker.label, leg))
 
-    def judge(self, world: "ServingWorld") -> None:
-        """At the end of a run without faults."""
-        workers = [process for process in world.processes() if isinstance(process, Worker)]
-        streams: list[Any] = world.oracles.streams
-        encoders = any(getattr(place, "kind", "") == ENCODER for place in world.plan.places)
+    def judge(self, processes: Sequence[Any], streams: Sequence[Any]) -> None:
+        """At the end of a run without faults: all that live, and all that was asked."""
+        workers = [process for process in processes if isinstance(process, Worker)]
+        encoders = any(process.spec.kind == ENCODER for process in processes)
         torn = any(stream.order.pictures and len(stream.legs) > 2 and _ends_early(stream) for stream in streams)
         others_look = encoders and not torn and all(map(_moves, workers))
-        for process in world.processes():
+        for process in processes:
             if isinstance(process, Worker):
                 counts = process.host.core.handing.counts
                 broken = [name for name in UNUSED if counts[name]]

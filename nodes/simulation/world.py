@@ -146,7 +146,7 @@ class ServingWorld(World):
             once = stream.attempt <= 1 + stream.advances + stream.rejects + stream.retried
             require(once, "22 moves", f"{stream.process.label}/{stream.request} took {stream.attempt} attempts")
         judges: Any = self.oracles
-        judges.thrift.judge(self)
+        judges.thrift.judge(self.processes(), self.oracles.streams)
 
 
 def _means(wish: str, endpoint: str) -> bool:

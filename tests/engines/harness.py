@@ -97,8 +97,8 @@ class Harness:
         self.until(lambda: len(self.found[key].tokens) >= count)
 
     def rests(self) -> None:
-        """Nothing runs, nothing waits, and no block is in use."""
-        self.until(lambda: self.engine.idle() and _free(self.load()))
+        """Nothing runs, nothing waits, no block is in use, and what was cancelled has closed what it had open."""
+        self.until(lambda: self.engine.idle() and _free(self.load()) and not getattr(self.engine, "_leaving", ()))
 
     # --- Inside -----------------------------------------------------------------------------------------------
 

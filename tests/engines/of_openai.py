@@ -14,7 +14,7 @@ from nodes.text.tokenizer import ModelFiles, Tokenizer
 from tests.engines.reference import CONTEXT, DEMO, SAID
 from tests.nodes.engines.url_server import VLLM, Server
 
-PAUSE_S = 0.0005
+PAUSE_S = 0.001
 
 
 class Behind(UrlSource):

@@ -2,17 +2,20 @@
 
 import asyncio
 import gc
+import json
 import os
 import signal
 import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from nodes.contract.engine import Card
 from nodes.engine_options import EngineOptions
 from nodes.engines.outside import OutsideEngine
 from nodes.engines.vllm.source import VllmSource
-from nodes.folder import ModelRefused, contents_of
+from nodes.folder import ModelRefused, contents_of, folder_of
 from nodes.text.tokenizer import ModelFiles, Tokenizer
 from tests.engines.reference import CONTEXT
 
@@ -58,3 +61,22 @@ def kill_core(engine: Any) -> None:
         name = Path(f"/proc/{process}/comm")
         if name.is_file() and "Engine" in name.read_text():
             os.kill(process, signal.SIGKILL)
+
+
+def adapter(folder: Path, seed: int) -> Path:
+    """A LoRA of the demo model that changes what it says."""
+    from safetensors.numpy import save_file
+
+    config = json.loads((folder_of("demo") / "config.json").read_text())
+    width, layers = config["hidden_size"], config["num_hidden_layers"]
+    inner = config["num_attention_heads"] * config["head_dim"]
+    draw, tensors = np.random.default_rng(seed), {}
+    for layer in range(layers):
+        name = f"base_model.model.model.layers.{layer}.self_attn.q_proj.lora"
+        tensors[f"{name}_A.weight"] = draw.normal(0, 0.3, (4, width)).astype("f4")
+        tensors[f"{name}_B.weight"] = draw.normal(0, 0.3, (inner, 4)).astype("f4")
+    folder.mkdir()
+    told = {"peft_type": "LORA", "r": 4, "lora_alpha": 64, "target_modules": ["q_proj"], "bias": "none"}
+    (folder / "adapter_config.json").write_text(json.dumps(told))
+    save_file(tensors, folder / "adapter_model.safetensors")
+    return folder

@@ -2,7 +2,9 @@
 
 import json
 import re
-from collections.abc import Hashable, Sequence
+import threading
+import time
+from collections.abc import Hashable, Iterator, Sequence
 from functools import cache
 from math import isfinite
 from typing import Any
@@ -60,6 +62,15 @@ def follows(guide: Guide, text: str) -> bool:
         return isinstance(found, str) and 20 <= len(found) <= 24
     right = found["n"] in range(100) and found["kind"] in ("a", '\u00e9"b')
     return list(found) == ["n", "kind"] and right
+
+
+@pytest.fixture(autouse=True)
+def no_thread() -> Iterator[None]:
+    """One that has read a guide ends just after it has said so."""
+    yield
+    deadline = time.monotonic() + 10
+    while any(thread.name == "guides" for thread in threading.enumerate()):
+        assert time.monotonic() < deadline
 
 
 @pytest.fixture
@@ -129,7 +140,8 @@ def test_a_job_that_lands_goes_on_under_its_guide(guided: Harness) -> None:
 
 def test_a_guide_has_the_last_word(guided: Harness) -> None:
     """Over what would keep a sequence from its end, when there is nothing else to say."""
-    for key, more in enumerate(({"min_tokens": 60}, {"ignore_eos": True}, {"min_tokens": 60, "ignore_eos": True})):
+    wishes: list[dict[str, Any]] = [{"min_tokens": 60}, {"ignore_eos": True}, {"min_tokens": 60, "ignore_eos": True}]
+    for key, more in enumerate(wishes):
         (found,) = guided.run(asked(key, ANSWER, **more))
         assert ends(guided, found) and follows(ANSWER, text_of(found.tokens)), more
     (long,) = guided.run(asked("long", Guide(REGEX, "[a-z]*"), max_tokens=30, min_tokens=20))

@@ -53,3 +53,20 @@ def test_transports_are_an_order() -> None:
     assert EngineOptions().ways == (Way.SHARED, Way.BULK)
     assert EngineOptions(transports="bulk, shared,bulk").ways == (Way.BULK, Way.SHARED)
     assert EngineOptions(transports="").ways == ()
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        ({"engine": "numpy"}, "--diffusion is for --engine transformers or trtllm, not numpy"),
+        ({"diffusion": "music"}, "must be image or video"),
+        ({"role": "decode"}, "--diffusion is for --role worker, not decode"),
+        ({"slots": 4}, "one picture is made at a time"),
+        ({"context": 4}, "for engines that make tokens"),
+    ],
+)
+def test_what_is_of_no_use_to_a_worker_of_pictures_is_refused(more: dict[str, Any], why: str) -> None:
+    given: dict[str, Any] = {"engine": "transformers", "diffusion": "image"}
+    assert EngineOptions(**given).diffusion == "image"
+    with pytest.raises(OptionRefused, match=why):
+        EngineOptions(**{**given, **more})

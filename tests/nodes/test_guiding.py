@@ -26,6 +26,7 @@ from nodes.contract.guide import (
     guide_complaint,
 )
 from nodes.engines.numpy.engine import NumpyEngine, Settings
+from nodes.engines.scheduler import Scheduler
 from nodes.folder import contents_of, folder_of
 from nodes.generation import Generation, decode, encode
 from nodes.guiding import checking, deep, following
@@ -44,6 +45,15 @@ DIGITS = Guide(REGEX, "[0-9]{4}")
 
 def complaint(guide: Guide) -> str:
     return asyncio.run(checking.complaint(guide))
+
+
+@pytest.fixture(autouse=True)
+def threads_gone() -> Iterator[None]:
+    """A thread that has read a guide ends just after it has said so."""
+    yield
+    deadline = time.monotonic() + 10
+    while any(thread.name == "guides" for thread in threading.enumerate()):
+        assert time.monotonic() < deadline
 
 
 @pytest.fixture(scope="module")
@@ -119,11 +129,14 @@ def keeps(value: Any, schema: dict[str, Any]) -> bool:
         case "integer":
             return type(value) is int and schema["minimum"] <= value <= schema["maximum"]
         case "string":
-            bounded = len(value) <= schema.get("maxLength", 4)
-            return isinstance(value, str) and bounded and ("pattern" not in schema or set(value) <= set("abc"))
+            if not isinstance(value, str) or len(value) > schema.get("maxLength", 4):
+                return False
+            return "pattern" not in schema or bool(value and set(value) <= set("abc"))
         case "array":
             return isinstance(value, list) and len(value) <= 2 and all(keeps(one, schema["items"]) for one in value)
     known = schema["properties"]
+    if not isinstance(value, dict):
+        return False
     there = set(schema["required"]) <= set(value) <= set(known)
     return there and all(keeps(one, known[name]) for name, one in value.items())
 
@@ -185,16 +198,27 @@ def test_others_go_on_while_a_guide_is_read(engine: NumpyEngine, monkeypatch: py
     assert engine.load().running == 0
 
 
-def test_a_preempted_job_goes_on_under_its_guide() -> None:
-    guide = Guide(JSON_SCHEMA, json.dumps({"type": "string", "minLength": 60, "maxLength": 64}))
-    jobs = [Job(key, [50 + key, 31, 32], max_tokens=90, sampling=Sampling(seed=key), guide=guide) for key in range(3)]
+def test_a_preempted_job_goes_on_under_its_guide(monkeypatch: pytest.MonkeyPatch) -> None:
+    guide = Guide(JSON_SCHEMA, json.dumps({"type": "string", "minLength": 110, "maxLength": 120}))
+    jobs = [Job(key, [50 + key, 31, 32], max_tokens=60, sampling=Sampling(seed=key), guide=guide) for key in range(3)]
     roomy = NumpyEngine(Settings(str(DEMO), slots=4))
-    tight = NumpyEngine(Settings(str(DEMO), slots=4, block_tokens=4, cache_bytes=26 * 4 * 2048, context=100))
-    roomy.start(), tight.start()
+    tight = NumpyEngine(Settings(str(DEMO), slots=4, block_tokens=4, cache_bytes=16 * 4 * 2048, context=64))
+    roomy.start()
+    tight.start()
+    preempted: list[Any] = []
+    preempt = Scheduler._preempt
+
+    def seen(scheduler: Scheduler, running: Any) -> None:
+        preempted.append(running)
+        preempt(scheduler, running)
+
+    monkeypatch.setattr(Scheduler, "_preempt", seen)
     alone = [run(roomy, job)[0] for job in jobs]
     for one, together in zip(alone, run(tight, *jobs), strict=True):
         assert list(together.tokens) == list(one.tokens) and together.ending is Ending.STOP
-    roomy.stop(), tight.stop()
+    assert preempted
+    roomy.stop()
+    tight.stop()
 
 
 def test_a_guide_that_gets_lost_fails_its_job_alone(engine: NumpyEngine) -> None:
@@ -306,9 +330,6 @@ def test_reading_is_done_elsewhere_and_the_threads_go() -> None:
     assert set(names) == {"guides"}
     with pytest.raises(ZeroDivisionError):
         deep.deeply(lambda: 1 // 0).result(timeout=10)
-    deadline = time.monotonic() + 10
-    while any(thread.name == "guides" for thread in threading.enumerate()):
-        assert time.monotonic() < deadline
 
 
 # --- On its way ----------------------------------------------------------------------------------------------

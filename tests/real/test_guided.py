@@ -146,11 +146,12 @@ def test_what_cannot_be_followed_is_refused_by_name(
 
 
 def bodies() -> list[dict[str, Any]]:
+    told = {"logprobs": True, "return_tokens_as_token_ids": True}
     common = {**chat(tokens=600), "model": DEMO, "stream": True, "response_format": named(RECORD)}
     return [
         {**common, "temperature": 0},
         {**common, "temperature": 1.0, "seed": 11, "n": 2},
-        {**common, "temperature": 0.9, "seed": 12, "frequency_penalty": 0.3, "logprobs": True, "top_logprobs": 2},
+        {**common, "temperature": 0.9, "seed": 12, "frequency_penalty": 0.3, **told},
     ]
 
 

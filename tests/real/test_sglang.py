@@ -96,8 +96,8 @@ def test_two_workers_one_of_which_is_killed(tmp_path: Path) -> None:
         assert text_of(mesh, prompt(1, 100), 24) == right(prompt(1, 100), 24)
         until(lambda: metric(mesh, "wiremesh_index_blocks") >= 6)
         assert text_of(mesh, prompt(1, 100), 24) == right(prompt(1, 100), 24)
-        assert metric(mesh, "wiremesh_engine_tokens_total", kind="cached") >= 64, "the router sent it where it was"
-        assert metric(mesh, "sglang:prompt_tokens_total") > 0, "its own metrics are there too"
+        until(lambda: metric(mesh, "wiremesh_engine_tokens_total", kind="cached") >= 64)  # sent to where it was
+        until(lambda: metric(mesh, "sglang:prompt_tokens_total") > 0)  # its own metrics are there too
         goes_on_without(mesh, "worker0")
         until(lambda: "attempts=2" in mesh.log.read_text(errors="replace"))
 
@@ -111,7 +111,8 @@ def test_prefill_and_decode_apart(tmp_path: Path) -> None:
         until(lambda: metric(mesh, "wiremesh_frontend_workers", model=MODEL) == 1)
         for length in (15, 16, 17, 32, 300, 300):  # around the ends of blocks, and one of which all is cached
             assert text_of(mesh, prompt(length, length), 24) == right(prompt(length, length), 24), length
-        assert metric(mesh, "wiremesh_transfer_handovers_total", event="pulled") == 6
+        # A node that is late is left out of a scrape.
+        until(lambda: metric(mesh, "wiremesh_transfer_handovers_total", event="pulled") == 6)
         assert text_of(mesh, prompt(33, 33), 1) == right(prompt(33, 33), 1), "whose prefill is all of it"
         goes_on_without(mesh, "prefill0")  # which has handed over what it had
 

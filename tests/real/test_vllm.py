@@ -22,6 +22,7 @@ import pytest
 
 from nodes.folder import contents_of, folder_of
 from nodes.text.tokenizer import ModelFiles, Tokenizer
+from tests.engines.of_vllm import adapter
 from tests.engines.reference import greedy
 from tests.real.processes import ROOT
 from tests.real.serving import environment
@@ -150,6 +151,7 @@ def until(look: Callable[[], Any], within_s: float = WITHIN_S) -> Any:
 
 
 def opened(mesh: Mesh, prompt: Sequence[int], tokens: int, **more: Any) -> Any:
+    """`model`: another than the plain one."""
     body = {"model": MODEL, "prompt": list(prompt), "max_tokens": tokens, "temperature": 0, "ignore_eos": True, **more}
     head = {"content-type": "application/json"}
     url = f"http://127.0.0.1:{mesh.port}/v1/completions"
@@ -211,7 +213,8 @@ SAMPLED = {"temperature": 0.9, "seed": 11, "top_p": 0.95, "frequency_penalty": 0
 
 
 def test_two_workers_one_of_which_is_killed(tmp_path: Path) -> None:
-    with started("vllm_agg.sh", tmp_path) as mesh:
+    poet = f"poet={adapter(tmp_path / 'poet', 1)}"
+    with started("vllm_agg.sh", tmp_path, "--max-lora-rank", "8", "--lora-modules", poet) as mesh:
         for number in (0, 1):
             mesh.line(rf"worker is ready: node \w+ \((worker{number})\)")
         until(lambda: metric(mesh, "wiremesh_frontend_workers", model=MODEL) == 2)
@@ -219,11 +222,16 @@ def test_two_workers_one_of_which_is_killed(tmp_path: Path) -> None:
         again = text_of(mesh, prompt(1, 100), 24)
         assert again == right(prompt(1, 100), 24)
         assert metric(mesh, "wiremesh_engine_tokens_total", kind="cached") >= 64, "the router sent it where it was"
-        whole = [text_of(mesh, prompt(seed, 40), 250, **SAMPLED) for seed in range(4)]
-        streams = [Stream(mesh, prompt(seed, 40), 250, **SAMPLED) for seed in range(4)]
+        adapted = {**SAMPLED, "model": f"{MODEL}:poet"}
+        assert text_of(mesh, prompt(1, 100), 24, model=f"{MODEL}:poet") != right(prompt(1, 100), 24)
+        kinds = [SAMPLED, adapted, SAMPLED, adapted]
+        whole = [text_of(mesh, prompt(seed, 40), 250, **kind) for seed, kind in enumerate(kinds)]
+        streams = [Stream(mesh, prompt(seed, 40), 250, **kind) for seed, kind in enumerate(kinds)]
         until(lambda: min(len(stream.texts) for stream in streams) >= 20)
         os.kill(mesh.worker("worker0"), signal.SIGKILL)
-        assert [stream.whole() for stream in streams] == whole, "sampled, with penalties, and not a token differs"
+        assert [stream.whole() for stream in streams] == whole, (
+            "sampled, with penalties, with an adapter: not a token differs"
+        )
         until(lambda: len(mesh.left()) <= 1)
         assert metric(mesh, "wiremesh_node_events_total", event="requests.moved") >= 1
         assert metric(mesh, "vllm:generation_tokens_total") > 0, "its own metrics are there too"

@@ -71,7 +71,8 @@ def arguments_of(folder: Path, options: EngineOptions, stack: ExitStack) -> Argu
         sight = None
     looks = sight is not None and _eyes(known)
     lease_s = _connector(known, options.role)
-    streams = _events(known, stack) if known.enable_prefix_caching is not False and options.caching else []
+    caches = known.enable_prefix_caching is not False and options.caching and not pools
+    streams = _events(known, stack) if caches else []
     if _is_cpu() and known.distributed_executor_backend is None and (known.tensor_parallel_size or 1) == 1:
         known.distributed_executor_backend = "uni"
     engine = kind.from_cli_args(known)

@@ -110,9 +110,10 @@ class VllmSource:
     def _card(self, said: Arguments) -> Card:
         config = self._engine.vllm_config
         ranks = self._ranks
-        self._blocks = int(config.cache_config.num_gpu_blocks or 0)
         exact = "32" in str(config.model_config.dtype)
         pools = config.model_config.runner_type == "pooling"
+        # What reads a text at once keeps none of it, and vLLM calls that one block: no measure of what fits.
+        self._blocks = 0 if pools else int(config.cache_config.num_gpu_blocks or 0)
         if said.keyed:
             self._guides = guides_in(config.model_config)
         return Card(

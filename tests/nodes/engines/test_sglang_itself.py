@@ -1,13 +1,15 @@
-"""SGLang itself behind its adapter, where it is installed: caches, metrics, vectors, ranks, flags.
+"""SGLang itself behind its adapter, where it is installed: caches, metrics, vectors, ranks, adapters, flags.
 
 Without a GPU: PYTHONPATH=tests/nodes/engines/sglang_on_cpu SGLANG_USE_CPU_ENGINE=1, as in `launch/test.sh`.
 """
 
 import asyncio
 import gc
+import json
 import logging
 from collections.abc import Iterator
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -123,6 +125,42 @@ def told_of(engine: Harness, rank: int) -> set[int]:
     """What a rank's cache holds."""
     engine.turn()
     return {name for event in engine.events if event.rank == rank for name in event.hashes}
+
+
+def adapter(folder: Path, seed: int) -> Path:
+    """A LoRA of the demo model that changes what it says."""
+    from safetensors.numpy import save_file
+
+    config = json.loads((DEMO / "config.json").read_text())
+    width, inner = config["hidden_size"], config["num_attention_heads"] * config["head_dim"]
+    draw, tensors = np.random.default_rng(seed), {}
+    for layer in range(config["num_hidden_layers"]):
+        name = f"base_model.model.model.layers.{layer}.self_attn.o_proj.lora"
+        tensors[f"{name}_A.weight"] = draw.normal(0, 0.3, (4, inner)).astype("f4")
+        tensors[f"{name}_B.weight"] = draw.normal(0, 0.3, (width, 4)).astype("f4")
+    folder.mkdir()
+    told = {"peft_type": "LORA", "r": 4, "lora_alpha": 64, "target_modules": ["o_proj"], "bias": "none"}
+    (folder / "adapter_config.json").write_text(json.dumps(told))
+    save_file(tensors, folder / "adapter_model.safetensors")
+    return folder
+
+
+@installed
+def test_adapters_do_not_mix(tmp_path: Path) -> None:
+    names, start = ("", "poet", "clerk"), [*range(40, 60)]
+    modules = [f"{name}={adapter(tmp_path / name, seed)}" for seed, name in enumerate(names) if name]
+    words = ["--lora-backend", "torch_native", "--lora-paths", *modules]
+    engine = Harness(sglang(DEMO, 4, 4096, True, *words), outside=True)
+    try:
+        assert {*engine.card.loras} == {"poet", "clerk"}
+        alone = {name: list(engine.run(job(f"alone {name}", start, 12, lora=name))[0].tokens) for name in names}
+        assert alone[""] == greedy(start, 12) and len({tuple(said) for said in alone.values()}) == 3
+        jobs = [job((name, number), start, 12, lora=name) for number in range(2) for name in names]
+        assert [list(found.tokens) for found in engine.run(*jobs)] == [alone[one.lora] for one in jobs]
+        told = [name for event in engine.events if event.kind == "stored" for name in event.hashes]
+        assert told == blocks.chain([*start, *alone[""]], 16, 0, DIGEST)[: len(told)], "an adapter's are not told of"
+    finally:
+        engine.stop()
 
 
 @installed

@@ -4,7 +4,6 @@ What needs vLLM itself runs where it is installed (`./launch/test.sh --engine vl
 """
 
 import contextlib
-import json
 import os
 import socket
 import subprocess
@@ -300,30 +299,11 @@ def test_without_vllm_it_says_how_to_get_it() -> None:
     assert "wiremesh engines install vllm" in refused()
 
 
-def adapter(folder: Path, seed: int) -> Path:
-    """A LoRA of the demo model that changes what it says."""
-    from safetensors.numpy import save_file
-
-    config = json.loads((folder_of("demo") / "config.json").read_text())
-    width, layers = config["hidden_size"], config["num_hidden_layers"]
-    inner = config["num_attention_heads"] * config["head_dim"]
-    draw, tensors = np.random.default_rng(seed), {}
-    for layer in range(layers):
-        name = f"base_model.model.model.layers.{layer}.self_attn.q_proj.lora"
-        tensors[f"{name}_A.weight"] = draw.normal(0, 0.3, (4, width)).astype("f4")
-        tensors[f"{name}_B.weight"] = draw.normal(0, 0.3, (inner, 4)).astype("f4")
-    folder.mkdir()
-    told = {"peft_type": "LORA", "r": 4, "lora_alpha": 64, "target_modules": ["q_proj"], "bias": "none"}
-    (folder / "adapter_config.json").write_text(json.dumps(told))
-    save_file(tensors, folder / "adapter_model.safetensors")
-    return folder
-
-
 @needs_vllm
 def test_adapters_do_not_mix(tmp_path: Path) -> None:
     """On a CPU vLLM 0.32 gives who wants none the last one's, unless there is a slot to spare."""
     from tests.engines.harness import Harness, job
-    from tests.engines.of_vllm import vllm
+    from tests.engines.of_vllm import adapter, vllm
     from tests.engines.reference import greedy
 
     names = ("", "poet", "clerk")

@@ -316,8 +316,8 @@ def _event(event: BlockEvent) -> dict[str, Any]:
 def modules() -> dict[str, ModuleType]:
     """The package."""
     names = ("tensorrt_llm", "tensorrt_llm.llmapi", "tensorrt_llm.scheduling_params")
-    names += ("tensorrt_llm.executor", "tensorrt_llm.lora_helper")
-    found = {name: ModuleType(name) for name in names}
+    where: tuple[str, ...] = ("tensorrt_llm.executor", "tensorrt_llm.lora_helper")
+    found = {name: ModuleType(name) for name in (*names, *where)}
     everything: dict[str, Any] = {
         "LLM": LLM,
         "SamplingParams": SamplingParams,

@@ -1,7 +1,8 @@
 """For tests only: what SGLang needs besides, where there is no GPU. Python imports this by itself from PYTHONPATH.
 
 The torchvision of PyPI wants operators of its CUDA half before it can be imported beside a torch for CPUs; SGLang's
-NIXL backend says that its cache is in a GPU's memory, and here it is in the host's.
+NIXL backend says that its cache is in a GPU's memory, and here it is in the host's; its LoRAs want memory that is
+pinned, and here there is none.
 """
 
 import sys
@@ -41,8 +42,40 @@ def _in_host_memory(spec: ModuleSpec) -> None:
     loader.exec_module = loaded
 
 
+class _Unpinned:
+    """PyTorch, but for memory that is pinned for a GPU."""
+
+    def __init__(self, torch: Any) -> None:
+        self._torch = torch
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._torch, name)
+
+    def tensor(self, *arguments: Any, pin_memory: bool = False, **more: Any) -> Any:
+        return self._torch.tensor(*arguments, **more)
+
+    def zeros(self, *arguments: Any, pin_memory: bool = False, **more: Any) -> Any:
+        return self._torch.zeros(*arguments, **more)
+
+
+def _unpinned(spec: ModuleSpec) -> None:
+    """After modules of LoRA: without a GPU there is nothing to pin memory for."""
+    loader: Any = spec.loader
+    load = loader.exec_module
+
+    def loaded(module: ModuleType) -> None:
+        load(module)
+        torch: Any = module.torch
+        torch.Tensor.pin_memory = lambda tensor, *_: tensor
+        module.torch = _Unpinned(torch)
+
+    loader.exec_module = loaded
+
+
 _CHANGES: dict[str, Callable[[ModuleSpec], None]] = {
     "torchvision": _operators,
+    "sglang.srt.lora.layers": _unpinned,
+    "sglang.srt.lora.backend.torch_backend": _unpinned,
     "nixl_cu12._api": _in_host_memory,
     "nixl_cu13._api": _in_host_memory,
 }
