@@ -81,6 +81,6 @@ def test_each_rank_has_a_cache_of_its_own() -> None:
         harness.stop()
 
 
-def stored(harness: Harness) -> dict[int, int]:
+def stored(harness: Any) -> dict[int, int]:
     """How many blocks each rank has told of at last."""
     return {event.rank: len(event.hashes) for event in harness.events if event.kind == "stored"}
