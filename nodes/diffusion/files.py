@@ -34,7 +34,7 @@ def _picture(scene: Scene, pixels: bytes) -> tuple[str, bytes]:
 
 
 def _clip(scene: Scene, pixels: bytes) -> tuple[str, bytes]:
-    import av
+    import av  # type: ignore[import-not-found, unused-ignore]
 
     frames = np.frombuffer(pixels, np.uint8).reshape(-1, scene.height, scene.width, 3)
     content = io.BytesIO()
