@@ -231,6 +231,17 @@ class Served:
         taken = [pool.take() for _ in range(pool.free)]
         pool.release(taken)
 
+    @property
+    def on_disk(self) -> int:
+        """Blocks that it knows of there."""
+        return int(self.tiers.facts()["disk"]["blocks"]) if self.tiers is not None else 0
+
+    def look_through(self, blocks: int) -> None:
+        """Until it knows what another one left on the disk."""
+        deadline = time.monotonic() + PATIENCE_S
+        while self.on_disk < blocks and time.monotonic() < deadline:
+            os.sched_yield()
+
     def close(self) -> None:
         self.engine.stop()
         if self.tiers is not None:
@@ -257,6 +268,7 @@ def first_tokens(tokens: int, rounds: int, folder: Path) -> list[First]:
         found["from host"].append(one.first(prompt))
         one.close()
         other = Served(tokens, 1 << 28, disk)
+        other.look_through(one.on_disk)
         other.first(other.prompt(draw))
         found["from disk"].append(other.first(prompt))
         other.close()
