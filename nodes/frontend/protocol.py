@@ -21,7 +21,7 @@ NEEDED = (  # of a cycle
     *("transport", "flow", "disconnected", "chunked_encoding", "keep_alive", "default_headers"),
     *("waiting_for_100_continue", "response_started", "response_complete", "message_event", "on_response"),
 )
-_known: list[bool] = []  # whether a cycle has all of it, once one was seen that has
+_fitting: set[type] = set()  # kinds of cycles that have all of it: looked at once, not for each request
 PHRASES = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header Fields Too Large"}
 TOO_SLOW = Problem(408, "The request took too long to arrive.", code="request_timeout")
 TOO_BIG = Problem(431, "The headers are too large.", code="headers_too_large")
@@ -132,6 +132,7 @@ def cycle_of(scope: MutableMapping[str, Any], send: Any) -> tuple[Connection, An
     cycle = getattr(send, "__self__", None)
     if not isinstance(connection, Connection) or not isinstance(cycle, RequestResponseCycle):
         return None
-    if not _known and all(hasattr(cycle, name) for name in NEEDED):
-        _known.append(True)  # all of them have what one has
-    return (connection, cycle) if _known else None
+    kind = type(cycle)
+    if kind not in _fitting and all(hasattr(cycle, name) for name in NEEDED):
+        _fitting.add(kind)
+    return (connection, cycle) if kind in _fitting else None
