@@ -11,6 +11,7 @@ from launch.screen import CONTENT, Served, request_of
 LOOK_S = 5.0  # a look that takes longer has failed; a first token of a large model takes a while
 ANSWER_BYTES_MAX = 1 << 20
 UNAUTHORIZED = 401
+UNSUITED = 400  # the model makes no such answer; any other refusal may be of a frontend that does not know it yet
 
 
 async def look(url: str, seen: Served | None) -> Served:
@@ -42,6 +43,8 @@ async def _try(url: str) -> Served:
         status, text = await ask(url, path, msgspec.json.encode(body))
         if status == 200:
             return served
+        if status != UNSUITED:
+            break
     raise OSError(f"a first request is answered with {status}: {text[:200].decode(errors='replace').strip()}")
 
 
