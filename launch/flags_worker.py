@@ -34,20 +34,21 @@ WORKER_HELP = {
     "model": "what to serve: a Hugging Face model directory, or demo (default: demo)",
     "name_as": "the name that clients ask for (default: the directory's)",
     "engine": f"{', '.join(ENGINES)}: numpy computes the model on this CPU; transformers any causal model of that "
-    "library, on a CPU or GPU; vllm, sglang and others run by themselves; openai is whatever serves --url; sim only "
-    "pretends, with the batching, cache and timing of a GPU (default: numpy)",
+    "library, on a CPU or GPU; llama a GGUF file, by llama.cpp; vllm, sglang and others run by themselves; openai is "
+    "whatever serves --url; sim only pretends, with the batching, cache and timing of a GPU (default: numpy)",
     "device": "transformers: cpu, cuda, cuda:1 ... (default: the first GPU, or the CPU)",
-    "dtype": "transformers: auto, float32, float16 or bfloat16 (default: auto, as the model's files say)",
+    "dtype": "transformers: auto, float32, float16 or bfloat16 (default: auto, as the model's files say); llama: "
+    "of its cache, auto, float32 or float16",
     "role": "worker does whole requests; prefill computes prompts and hands their cache over; decode goes on with what "
     "was handed over; encoder makes embeddings of pictures, sounds and clips (default: worker)",
     "enforce_disagg": "decode: refuse what no prefill worker has computed, instead of computing it here",
     "kv_staging_bytes": "memory for caches on their way to or from other workers, taken as it is used; 0: none are "
     f"moved (default: {STAGING_BYTES}, 256 MiB)",
     "transports": f"how caches are moved, the best first: shared, bulk, nixl (default: {WAYS})",
-    "logits_processor": "numpy, transformers, trtllm, vllm: MODULE:NAME of something that changes a row of logits in "
-    "place before a token is chosen, called with (input_ids, logits); repeat it for more",
-    "native": "vllm, sglang, trtllm: one word of the engine's own flags; words after -- are the same, as in: wiremesh "
-    "worker --engine vllm --model DIR -- --max-num-seqs 8",
+    "logits_processor": "numpy, transformers, llama, trtllm, vllm: MODULE:NAME of something that changes a row of "
+    "logits in place before a token is chosen, called with (input_ids, logits); repeat it for more",
+    "native": "vllm, sglang, trtllm, llama: one word of the engine's own flags; words after -- are the same, as in: "
+    "wiremesh worker --engine vllm --model DIR -- --max-num-seqs 8",
     "url": "openai: the server's OpenAI-compatible URL, as in http://127.0.0.1:8001/v1; --model is the directory of "
     "the model there, of which only the tokenizer is read",
     "url_model": "openai: the model's name there (default: the only one, or that of --name-as)",
@@ -55,7 +56,7 @@ WORKER_HELP = {
     "diffusion": "transformers, trtllm: make pictures (image) or clips (video) of texts, with the diffusers library or "
     "TensorRT-LLM's VisualGen; --model is the directory of a diffusers pipeline",
     "pool": "the pool that it belongs to, where 'wiremesh pools' places requests (default: the one called default)",
-    "slots": "requests that run at once (default: 32, or 256 for sim)",
+    "slots": "requests that run at once (default: 32, 16 for llama, 256 for sim)",
     "queue": f"requests that may wait for a slot; more are sent elsewhere or refused (default: {QUEUE})",
     "context": "positions of one request, prompt and answer (default: what the model has)",
     "block_tokens": "positions in one block of the key-value cache (default: 16)",

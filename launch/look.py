@@ -6,9 +6,10 @@ from typing import Any
 
 import msgspec
 
-from launch.screen import CONTENT, Served, request_of
+from launch.screen import CONTENT, PAINTED, Served, request_of
 
 LOOK_S = 5.0  # a look that takes longer has failed; a first token of a large model takes a while
+PAINT_S = 3.0  # what a model cannot make is refused sooner, and what it can takes longer on a slow machine
 ANSWER_BYTES_MAX = 1 << 20
 UNAUTHORIZED = 401
 UNSUITED = 400  # the model makes no such answer; any other refusal may be of a frontend that does not know it yet
@@ -36,16 +37,27 @@ async def _try(url: str) -> Served:
     if status == UNAUTHORIZED:
         return Served(url, keyed=True)
     model = _first_model(text)
-    for served in (Served(url, model), Served(url, model, chat=False), Served(url, model, embeds=True)):
-        path, body = request_of(served)
-        if not served.embeds:
-            body["max_tokens"] = 1
-        status, text = await ask(url, path, msgspec.json.encode(body))
+    texts = (Served(url, model), Served(url, model, chat=False), Served(url, model, embeds=True))
+    for served in (*texts, *(Served(url, model, paints=kind) for kind in PAINTED)):
+        status, text = await _asked(served)
         if status == 200:
             return served
         if status != UNSUITED:
             break
     raise OSError(f"a first request is answered with {status}: {text[:200].decode(errors='replace').strip()}")
+
+
+async def _asked(served: Served) -> tuple[int, bytes]:
+    """The answer to the smallest request of a kind. A picture is not waited for: the worker took the request."""
+    path, body = request_of(served)
+    if not served.paints:
+        body |= {} if served.embeds else {"max_tokens": 1}
+        return await ask(served.url, path, msgspec.json.encode(body))
+    try:
+        async with asyncio.timeout(PAINT_S):
+            return await ask(served.url, path, msgspec.json.encode({**body, "num_inference_steps": 1}), head_only=True)
+    except TimeoutError:
+        return 200, b""
 
 
 def _first_model(text: bytes) -> str:
@@ -55,7 +67,7 @@ def _first_model(text: bytes) -> str:
         raise OSError("/v1/models names no model") from None
 
 
-async def ask(url: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
+async def ask(url: str, path: str, body: bytes = b"", head_only: bool = False) -> tuple[int, bytes]:
     """One request on a connection of its own, so that each meets any of the frontends of a port."""
     scheme, _, place = url.partition("://")
     host, _, port = place.rpartition(":")
@@ -64,9 +76,16 @@ async def ask(url: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
         method = "POST" if body else "GET"
         head = f"{method} {path} HTTP/1.1\r\nhost: {place}\r\n{CONTENT}\r\ncontent-length: {len(body)}\r\n"
         writer.write(f"{head}connection: close\r\n\r\n".encode() + body)
-        return _read(await _all_of(reader))
+        return _read(await (_head_of(reader) if head_only else _all_of(reader)))
     finally:
         writer.close()
+
+
+async def _head_of(reader: asyncio.StreamReader) -> bytes:
+    try:
+        return await reader.readuntil(b"\r\n\r\n")
+    except (asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+        raise OSError("what answers is no HTTP server") from None
 
 
 async def _all_of(reader: asyncio.StreamReader) -> bytes:

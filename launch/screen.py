@@ -10,6 +10,8 @@ from msgspec import Struct
 from nodes.places import Charge, Show, Stage, Topic
 
 QUESTION = "What is Wiremesh?"
+SCENE = "a lighthouse at night, in a storm"
+PAINTED = {"image": ("/v1/images/generations", "picture.png"), "video": ("/v1/videos", "clip.mp4")}
 # Some models never end by themselves, and who tries a curl does not want to wait, nor to see a small model wander.
 SHORT = {"max_tokens": 100, "temperature": 0}
 CONTENT = "content-type: application/json"
@@ -27,6 +29,7 @@ class Served(Struct, frozen=True):
     chat: bool = True  # whether the model has a chat template
     keyed: bool = False  # whether requests need an API key
     embeds: bool = False  # it makes embeddings, and no text
+    paints: str = ""  # what it makes of texts: image or video
 
 
 class Announcement(Struct, frozen=True, omit_defaults=True):
@@ -45,12 +48,21 @@ def curl(served: Served) -> str:
     path, body = request_of(served)
     insecure = "-k " if served.url.startswith("https:") else ""  # a certificate that we were given may be its own
     text = json.dumps(body).replace("'", "'\\''")  # the only character that ends a quoted word of the shell
-    return f"curl {insecure}{served.url}{path} -H '{CONTENT}' -d '{text}'"
+    words = f"curl {insecure}{served.url}{path} -H '{CONTENT}' -d '{text}'"
+    return f"{words} | {_kept(PAINTED[served.paints][1])}" if served.paints else words
+
+
+def _kept(name: str) -> str:
+    """What makes a file of an answer: nobody wants to see it as text."""
+    taken = 'base64.b64decode(json.load(sys.stdin)["data"][0]["b64_json"])'
+    return f'python3 -c \'import base64, json, sys; open("{name}", "wb").write({taken})\''
 
 
 def request_of(served: Served) -> tuple[str, dict[str, object]]:
     """The path and the body of a first request."""
     model = served.model
+    if served.paints:
+        return PAINTED[served.paints][0], {"model": model, "prompt": SCENE}
     if served.embeds:
         return "/v1/embeddings", {"model": model, "input": QUESTION}
     if served.chat:
@@ -65,7 +77,7 @@ def announce(show: Show, served: Served | None) -> list[str]:
         return [show.text]
     if served.keyed:
         return [f"{show.text} at {served.url}; they need one of your API keys, as 'authorization: Bearer KEY'"]
-    talk = "" if served.embeds else f"'wiremesh chat{_url_flag(served.url)}', or "
+    talk = "" if served.embeds or served.paints else f"'wiremesh chat{_url_flag(served.url)}', or "
     return [
         f"model {served.model!r} is served at {served.url}: {show.text}. Try",
         "",

@@ -60,7 +60,11 @@ test_engine() {
             tests="tests/nodes/engines/test_sglang*.py tests/nodes/engines/test_kv_events.py"
             real=tests/real/test_sglang.py
             ;;
-        *) give_up "--engine is '$engine': it must be transformers, vllm or sglang" ;;
+        llama)
+            tests="tests/nodes/engines/test_llama.py tests/nodes/engines/test_lanes.py"
+            real=tests/real/test_llama.py
+            ;;
+        *) give_up "--engine is '$engine': it must be transformers, llama, vllm or sglang" ;;
     esac
     set_up ""
     say "installing $engine into $home"

@@ -267,12 +267,13 @@ class Actor:
         now = self._time()
         if now - self._timer_at > limits.PAUSE_S:
             self._overdue(now)
-        for _ in range(TICKS_PER_TURN_MAX):
-            if self._running and self.node.deadline() <= now:
-                self._handle(core.TICK, now)
+        ticks = TICKS_PER_TURN_MAX
+        while (due := self.node.deadline()) <= now and self._running and ticks:
+            self._handle(core.TICK, now)
+            ticks -= 1
         self._outboxes.flush()
         if self._running:
-            self._arm(now)
+            self._arm(due, now)
 
     def _overdue(self, now: float) -> None:
         """We were stopped: what the others said meanwhile is heard before anybody is judged."""
@@ -282,9 +283,8 @@ class Actor:
             pass
         self._handle(core.Overdue(late_s), now)
 
-    def _arm(self, now: float) -> None:
+    def _arm(self, due: float, now: float) -> None:
         """Wake up at the node's deadline. A timer that is early does no harm, so it is only ever moved forward."""
-        due = self.node.deadline()
         if self._timer is not None and due >= self._timer_at:
             return
         self._disarm()

@@ -107,6 +107,7 @@ class Ask(Struct):
     wish: Wish | None = None  # what a router is told of the prompt
     handles: tuple[bytes, ...] = ()  # where what every leg needs lies
     needs: tuple[str, ...] = ()  # endpoints of stops before the last, if no router says otherwise
+    musts: tuple[str, ...] = ()  # those of them without which the last can do nothing
 
 
 class Consumed(Struct, gc=False):

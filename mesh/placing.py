@@ -57,7 +57,7 @@ class Placing:
             if peers:
                 rank = request.rank if last else -1
                 stops.append((self.choose(request, peers, endpoint).node, endpoint, rank))
-            elif last or now < request.homeless + ask.patience_s:
+            elif last or endpoint in ask.musts or now < request.homeless + ask.patience_s:
                 return []  # after that it has to do without what it needs: who cannot says so
         return stops
 

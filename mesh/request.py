@@ -119,7 +119,7 @@ class Request:
             limit=claim.limit,
             endpoint=claim.endpoint,
             payload=ask.payload,
-            prompt=codec.pack(list(ask.prompt)),
+            prompt=codec.pack(ask.prompt),
             resume=self._resume(),
             deadline_ms=min(remaining_ms, limits.DEADLINE_MS_MAX),
             trace=ask.trace,

@@ -12,8 +12,8 @@ from nodes.names import POOL_CHARS_MAX, is_pool
 from nodes.tiers.options import USES, USES_MAX, Asked, disk_of, read, store_of
 from nodes.transfer.causes import Way
 
-ENGINES = ("numpy", "transformers", "sim", "openai", "vllm", "sglang", "trtllm")
-NATIVE = ("vllm", "sglang", "trtllm")  # engines with flags of their own, which are passed on as they are
+ENGINES = ("numpy", "transformers", "llama", "sim", "openai", "vllm", "sglang", "trtllm")
+NATIVE = ("vllm", "sglang", "trtllm", "llama")  # engines with flags of their own, which are passed on as they are
 DIFFUSION = ("image", "video")
 ROLES = ("worker", "prefill", "decode", "encoder")
 STAGING_BYTES = 256 << 20  # some prompts of a large model on their way; taken from the system only as it is used
@@ -131,13 +131,13 @@ def points(texts: Sequence[str]) -> tuple[tuple[float, float], ...]:
 ONLY = {  # which engines a flag is for
     **dict.fromkeys(("blocks", "speedup", "prefill_ms", "decode_ms", "fault", "poison"), ("sim",)),
     "device": ("transformers", "sglang"),
-    "dtype": ("transformers", "vllm", "sglang", "trtllm"),
+    "dtype": ("transformers", "llama", "vllm", "sglang", "trtllm"),
     "exact": ("numpy",),
     "native": NATIVE,
-    "logits_processor": ("numpy", "transformers", "trtllm", "vllm"),
+    "logits_processor": ("numpy", "transformers", "llama", "trtllm", "vllm"),
     **dict.fromkeys(("url", "url_model", "url_key_file"), ("openai",)),
-    **dict.fromkeys(("kv_host_bytes", "kv_disk", "kv_store", "kv_uses"), ("numpy", "transformers", "sim")),
-    "kv_bytes": ("numpy", "transformers"),
+    **dict.fromkeys(("kv_host_bytes", "kv_disk", "kv_store", "kv_uses"), ("numpy", "transformers", "llama", "sim")),
+    "kv_bytes": ("numpy", "transformers", "llama"),
     "diffusion": ("transformers", "trtllm"),
 }
 

@@ -18,7 +18,7 @@ from nodes.contract.media import Media
 from nodes.handing import Handing
 from nodes.host_metrics import Counts
 from nodes.names import PREFILL
-from nodes.native import Native
+from nodes.native import UNSEEN, Native
 from nodes.routing.teller import Teller
 from nodes.runs import Desk, Run, event_of, freed_of, rescue
 from proto import codec, limits
@@ -187,7 +187,9 @@ class HostCore:
         run = self.runs.get(output.key)  # type: ignore[call-overload]
         if run is None or not run.feeds or run.cancelled_at < inf:
             return
-        packed = self.native.packed(output.native, run.length)
+        shown = run.job.media if run.job is not None else ()
+        rows = self.desk.lay_out(shown) if shown and self.desk is not None else UNSEEN
+        packed = self.native.packed(output.native, run.length, rows)
         self.handing.counts["offered" if packed else "no_room"] += 1
         if packed:
             events.append(Prepared(output.key, packed))  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from msgspec import Struct
+from msgspec.structs import replace
 from xxhash import xxh3_64_intdigest
 
 from nodes.agreement import digest_of, marks_of
@@ -52,6 +53,8 @@ def load(options: EngineOptions) -> Loaded:
     engine, card, tokens = _LOADERS[options.engine](folder, options, tokenizer)
     if options.role != "worker" and not card.generates:
         raise ModelRefused(f"{folder} makes embeddings: start it with --role worker, not {options.role}")
+    if options.enforce_disagg:
+        card = replace(card, fed_only=True)
     sizes = {name: len(content) for name, content in contents.items() if content}
     created = int(time.time())
     marks = marks_of(files.tokenizer, tokenizer.template, tokenizer.specials, tokenizer.eos_tokens, card.media)
@@ -223,9 +226,20 @@ def _trtllm(folder: Path, options: EngineOptions, tokenizer: Tokenizer) -> Made:
     return open_trtllm(folder, options, tokenizer)
 
 
+def _llama(folder: Path, options: EngineOptions, tokenizer: Tokenizer) -> Made:
+    from nodes.engines.llama.opening import SLOTS, open_llama
+    from nodes.engines.numpy.config import Unsupported
+
+    try:
+        return open_llama(folder, options, tokenizer, waiting_max(options.slots or SLOTS))
+    except (Unsupported, MemoryError) as error:
+        raise ModelRefused(f"the llama engine cannot serve {folder}: {error or 'not enough memory'}") from None
+
+
 _LOADERS: dict[str, Callable[[Path, EngineOptions, Tokenizer], Made]] = {
     "numpy": _numpy,
     "transformers": _transformers,
+    "llama": _llama,
     "sim": _sim,
     "openai": _openai,
     "vllm": _vllm,

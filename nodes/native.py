@@ -4,6 +4,8 @@
 job then, with the tokens made so far. "beside": both engines run at once and find each other by what the first said
 when it began (SGLang); what the second makes before it may speak is kept, and what others told is left out.
 
+What a prompt shows goes along: who goes on may have to compute it after all, and need not look at a picture again.
+
 What comes from another engine, or from other weights, is refused. So is what is too large for a message. The prompt is
 computed again then, unless that was forbidden. How long such words are good for, only the adapter of the engine knows.
 """
@@ -15,8 +17,16 @@ from msgspec import Struct, field
 from nodes import parcels
 from nodes.contract.engine import Output
 from nodes.parcels import Parcel
+from nodes.transfer.handle import Handle
 
 AFTER, BESIDE = "after", "beside"
+Rows = tuple[Handle, bytes]  # where embeddings lie, one after another, and the names of their parts
+UNSEEN: Rows = (parcels.NOWHERE, b"")
+
+
+def mark_of(engine: str, build: str) -> str:
+    """What two engines must have in common."""
+    return f"{engine} {build}"
 
 
 class Early(Struct, eq=False):
@@ -35,11 +45,12 @@ class Native:
         self.mark = mark
         self.early: dict[Hashable, Early] = {}
 
-    def packed(self, native: bytes, positions: int) -> bytes:
+    def packed(self, native: bytes, positions: int, rows: Rows = UNSEEN) -> bytes:
         """The parcel for who goes on; nothing if it is too large."""
         if len(native) > parcels.NATIVE_BYTES_MAX:
             return b""
-        return parcels.encode(Parcel(parcels.NATIVE, parcels.NOWHERE, self.mark, 0, positions, native=native))
+        handle, content = rows
+        return parcels.encode(Parcel(parcels.NATIVE, handle, self.mark, 0, positions, content, native))
 
     def of(self, handles: Sequence[bytes]) -> tuple[bytes, int]:
         """What the last engine before us said, if ours can use it; and how many parcels it cannot use."""

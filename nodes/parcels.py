@@ -2,7 +2,8 @@
 
 Blocks: positions `first` to `first + count` of the sequence. Embeddings: the rows of the parts that `content` names,
 one after another. Media: those parts as they came, each after its length. A name is a hash of 16 bytes. Native: what
-one engine says to another of its kind, which fetches the cache by itself; there is nothing to be fetched by us.
+one engine says to another of its kind, which fetches the cache by itself; there is nothing to be fetched by us, but for
+the embeddings of the parts that `content` names.
 """
 
 from typing import Annotated
@@ -16,7 +17,7 @@ from proto.basics import U32, Name
 
 BLOCKS, EMBEDDING, MEDIA, NATIVE = 1, 2, 3, 4
 NATIVE_BYTES_MAX = 60_000  # a handle of the mesh has 64 KiB; the numbers of 12,000 blocks fit
-NOWHERE = Handle(0, 0, 0, 0, 0, 0, 0, 0, "", [], b"")  # of a parcel that says all itself
+NOWHERE = Handle(0, 0, 0, 0, 0, 0, 0, 0, "", [], b"")  # of a parcel that says all itself: it names no content
 
 
 class Parcel(Struct, array_like=True, frozen=True):
@@ -44,7 +45,7 @@ def decode(packed: bytes) -> Parcel:
     """A parcel from a message. Raises ValueError with a sentence."""
     try:
         parcel = _decode(packed)
-        if parcel.kind != NATIVE:
+        if parcel.kind != NATIVE or parcel.content:
             examine(parcel.handle)
     except (msgspec.DecodeError, RecursionError) as error:
         raise ValueError(f"this is no parcel: {error}") from None

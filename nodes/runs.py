@@ -11,6 +11,7 @@ from nodes.commands import Cancel, Command, Land
 from nodes.contract.engine import Ending, Job, Output
 from nodes.contract.media import Media, Spot
 from nodes.handing import Handing
+from nodes.native import Rows
 from proto.errors import Reason
 
 
@@ -22,6 +23,10 @@ class Desk(Protocol):
     ) -> None: ...
 
     def forget(self, leg: Leg) -> None: ...
+
+    def lay_out(self, media: Sequence[Media]) -> Rows:
+        """For who goes on; nothing if there is no room."""
+        ...
 
 
 class Run(Struct):

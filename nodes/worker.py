@@ -27,6 +27,7 @@ from nodes.host_metrics import families, handing_families
 from nodes.loading import Loaded
 from nodes.metrics import Family
 from nodes.names import offered_by
+from nodes.native import mark_of
 from nodes.objections import Objections
 from nodes.pooled import pool_endpoints
 from nodes.resting import rest_endpoints, shunned
@@ -79,7 +80,7 @@ class Worker(Beside):
         offered = offered_by(flags.role, card.model)
         self.host = host_of(loaded, offered, crashed, flags.enforce_disagg)
         native = self.host.core.native
-        native.mode, native.mark = card.engine.native, f"{card.engine.engine} {card.build}"
+        native.mode, native.mark = card.engine.native, mark_of(card.engine.engine, card.build)
         endpoints = {
             **node_endpoints(flags.role, lambda: self.actor, self.families, self.facts),
             **model_endpoints(card, loaded.contents, self.objections.hear),

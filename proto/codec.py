@@ -6,6 +6,7 @@ Strategy: one typed decoder for the whole union. Any bytes give an `Envelope`, a
 
 import struct
 from array import array
+from collections.abc import Sequence
 
 import msgspec
 
@@ -66,10 +67,10 @@ def _head(frame: bytes) -> tuple[int, int] | None:
     return (sequence, tag) if 1 <= sequence <= limits.SEQUENCE_MAX else None
 
 
-def pack(tokens: list[int]) -> Tokens:
+def pack(tokens: Sequence[int]) -> Tokens:
     """Tokens as they travel: a list when short, little-endian int32 when long."""
     if len(tokens) < limits.TOKENS_PACKED_MIN:
-        return tokens
+        return [*tokens]
     packed = array("i", tokens)
     if not _LITTLE:
         packed.byteswap()

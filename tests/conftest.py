@@ -8,6 +8,7 @@ import gc
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,7 @@ settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
 
+SETTLE_S = 5.0  # a thread ends just after it has said so, and ZeroMQ closes its descriptors in a thread of its own
 HELPERS = ("resource_tracker", "forkserver")  # multiprocessing keeps these until the end
 
 
@@ -30,9 +32,10 @@ def nothing_left() -> Iterator[None]:
     """Fail a test that leaves more open than it found."""
     before = left_open()
     yield
-    if left_open() - before:
+    end = time.monotonic() + SETTLE_S
+    while (left := left_open() - before) and time.monotonic() < end:
         gc.collect()  # What only a cycle still holds is not a leak.
-    left = left_open() - before
+        os.sched_yield()
     assert not left, f"left open: {sorted(left)}"
 
 

@@ -1,5 +1,6 @@
 """A terminal of its own for a command, as a user has it."""
 
+import codecs
 import os
 import select
 import subprocess
@@ -22,6 +23,7 @@ class Terminal:
         self.process = subprocess.Popen(command, env=environment, stdin=theirs, stdout=theirs, stderr=theirs)
         os.close(theirs)
         self.text = ""
+        self._decoder = codecs.getincrementaldecoder("utf-8")()  # a read may end in the middle of a character
         self._seen = 0
 
     def until(self, part: str) -> None:
@@ -30,7 +32,7 @@ class Terminal:
         while part not in self.text[self._seen :]:
             left_s = max(0.0, end - time.monotonic())
             assert select.select([self._ours], [], [], left_s)[0], f"no {part!r} in {self.text[-10_000:]}"
-            self.text += os.read(self._ours, 65_536).decode()
+            self.text += self._decoder.decode(os.read(self._ours, 65_536))
         self._seen = self.text.index(part, self._seen) + len(part)
 
     def type(self, text: str) -> None:
@@ -41,7 +43,7 @@ class Terminal:
         """The exit code, waited for; the text is then complete."""
         with suppress(OSError):  # EIO: nobody has the other end.
             while select.select([self._ours], [], [], PATIENCE_S)[0]:
-                self.text += os.read(self._ours, 65_536).decode()
+                self.text += self._decoder.decode(os.read(self._ours, 65_536))
         return self.process.wait(PATIENCE_S)
 
     def close(self) -> None:

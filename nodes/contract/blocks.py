@@ -133,6 +133,13 @@ class Pool:
         named = ((self._hashes[block], block) for block in reversed(self._idle))
         return [(name, self._parents[block], block) for name, block in named if name is not None]
 
+    def drop(self, block: int) -> None:
+        """What a block holds is about to be lost, and nobody uses it: it can be found no more."""
+        if block in self._idle:
+            del self._idle[block]
+            self._forget(block)
+            self._empty[block] = None
+
     def clear(self) -> None:
         """Forget every prefix that nobody uses, and share none of those in use any more."""
         for block in self._idle:

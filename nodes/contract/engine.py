@@ -201,6 +201,7 @@ class Card(Struct, frozen=True):
     shortens: bool = False  # its vectors may be cut to `dimensions` (Matryoshka), and are then made unit vectors
     dimensions: tuple[Count, ...] = ()  # of `shortens`: these alone; none: any
     guides: bool = False  # it keeps to `Job.guide`, from whatever position on
+    unseeded: str = ""  # it heeds no seed: how its workers have to be started so that it does; a seed is refused
     ranks: int = 1  # data-parallel ones: each has slots and a cache of its own; the figures above are of all together
 
     @property

@@ -104,7 +104,8 @@ def fitted(scene: Scene, card: PictureCard) -> Scene:
     if not scene.prompt or len(scene.prompt) > PROMPT_CHARS_MAX or len(scene.negative_prompt) > PROMPT_CHARS_MAX:
         raise ValueError(f"a prompt has between 1 and {PROMPT_CHARS_MAX} characters")
     if scene.kind != card.kind:
-        raise ValueError(f"the model makes {'clips' if card.kind == VIDEO else 'pictures'}, nothing else")
+        made, where = ("clips", "/v1/videos") if card.kind == VIDEO else ("pictures", "/v1/images/generations")
+        raise ValueError(f"the model makes {made}, nothing else: use {where}")
     if scene.negative_prompt and not card.negates:
         raise ValueError("the model takes no negative prompt")
     width, height = scene.width or card.width, scene.height or card.height

@@ -1,7 +1,14 @@
-"""Shell. The body of a request: read within its limits, and inflated if it came compressed."""
+"""Shell. The body of a request: read within its limits, and inflated if it came compressed.
+
+What takes long with a large one is done in a thread, and in pieces: whatever holds the interpreter for tens of
+milliseconds holds up all streams of this frontend, in a thread too.
+"""
 
 import asyncio
 import zlib
+from collections.abc import Callable
+from io import BytesIO
+from typing import TypeVar
 
 from nodes.frontend import limits
 from nodes.frontend.generation import CANCELLED
@@ -11,6 +18,15 @@ from nodes.openai.errors import Problem, invalid, too_large
 GZIP = 16 + zlib.MAX_WBITS  # zlib's word for its own header and gzip's
 ZLIB_FACTOR = 1032  # how much larger deflate can make a body
 WINDOWS = {b"gzip": GZIP, b"x-gzip": GZIP, b"deflate": zlib.MAX_WBITS}
+PIECE_BYTES = limits.INFLATE_BYTES_MAX  # half a millisecond of inflating
+Found = TypeVar("Found")
+
+
+async def apart(size: int, work: Callable[..., Found], *given: object) -> Found:
+    """Work on so many bytes: in a thread if they are many."""
+    if size > limits.PARSE_BYTES_MAX:
+        return await asyncio.to_thread(work, *given)
+    return work(*given)
 
 
 async def read_body(wire: Wire, bytes_max: int) -> bytes | Problem:
@@ -22,7 +38,8 @@ async def read_body(wire: Wire, bytes_max: int) -> bytes | Problem:
     message = await wire.receive()
     body: bytes = message.get("body", b"")
     if message.get("more_body"):
-        pieces, total = [body], len(body)
+        whole, total = BytesIO(), len(body)  # unlike a list that is joined, it never copies all of it at once
+        whole.write(body)
         while message.get("more_body"):
             message = await wire.receive()
             piece = message.get("body", b"")
@@ -30,10 +47,10 @@ async def read_body(wire: Wire, bytes_max: int) -> bytes | Problem:
             if total > discard_max:
                 return _never(wire, bytes_max)
             if total <= bytes_max:
-                pieces.append(piece)
+                whole.write(piece)
         if total > bytes_max:
             return too_large(bytes_max)
-        body = b"".join(pieces)
+        body = whole.getvalue()
     if message["type"] == "http.disconnect":
         return CANCELLED
     if len(body) > bytes_max:
@@ -61,13 +78,22 @@ def inflated(body: bytes, encoding: bytes, bytes_max: int) -> bytes | Problem:
     if window is None:
         message = "Only `gzip`, `deflate` and `identity` are understood as content-encoding."
         return Problem(415, message, param="content-encoding", code="unsupported_encoding")
-    inflater = zlib.decompressobj(window)
+    inflater, whole, view = zlib.decompressobj(window), BytesIO(), memoryview(body)
     try:
-        found = inflater.decompress(body, bytes_max + 1)
+        for start in range(0, len(body), PIECE_BYTES):
+            _more(inflater, view[start : start + PIECE_BYTES], whole, bytes_max)
     except zlib.error:
         return invalid("The body is not compressed as its content-encoding says.", "content-encoding")
-    if len(found) > bytes_max:
+    if whole.tell() > bytes_max:
         return too_large(bytes_max)
     if not inflater.eof:
         return invalid("The compressed body is cut short.", "content-encoding")
-    return found
+    return whole.getvalue()
+
+
+def _more(inflater: "zlib._Decompress", given: bytes | memoryview, whole: BytesIO, bytes_max: int) -> None:
+    """Inflate what comes next; it may make a thousand times as much, and is cut soon after the limit."""
+    made = PIECE_BYTES
+    while made == PIECE_BYTES and not inflater.eof and whole.tell() <= bytes_max:
+        made = whole.write(inflater.decompress(given, PIECE_BYTES))
+        given = inflater.unconsumed_tail

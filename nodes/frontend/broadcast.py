@@ -175,6 +175,8 @@ class Broadcast:
         self.over(self)
         if self.log is None:
             self._pump(now)
+        for choice in self.generation.choices:  # what may still come for it changes nothing
+            choice.let_go()
 
     def fail(self, problem: Problem, now: float) -> None:
         """End it from outside: whoever still reads is told."""

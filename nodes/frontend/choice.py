@@ -19,6 +19,10 @@ ROUTERS = (Reason.BUSY, Reason.UNAVAILABLE)  # routers refuse for these
 REASONS = {Reason.COMPLETE: "stop", Reason.STOPPED: "stop", Reason.LENGTH: "length"}
 
 
+def nobody(choice: "Choice") -> None:
+    """Nobody has to know."""
+
+
 class Choice:
     """The feed of one request of the mesh. `touched` is told, once, that there is something to show."""
 
@@ -232,6 +236,11 @@ class Choice:
         if text or entries:
             self._tell(text, entries, usage, events)
         events.append(self.chunks.event("", None, outcome, usage))
+
+    def let_go(self) -> None:
+        """Its generation is over. What names each other would wait for a collection, with all that the others name: for
+        each request a tenth of what a frontend does, and a pause for all of its streams."""
+        self.touched, self.usage = nobody, None
 
     def moved(self) -> bool:
         """Whether it was on more than one node."""

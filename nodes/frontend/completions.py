@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
 from functools import partial
 from os import urandom
 
@@ -13,7 +14,7 @@ from nodes import names
 from nodes.contract.media import Spot, media_of
 from nodes.frontend import headers, limits
 from nodes.frontend.board import Kept, digest
-from nodes.frontend.bodies import read_body
+from nodes.frontend.bodies import apart, read_body
 from nodes.frontend.broadcast import Broadcast
 from nodes.frontend.choice import Choice
 from nodes.frontend.exchange import Exchange
@@ -58,7 +59,7 @@ class Prepared:
         "worker",
     )
 
-    def __init__(self, demand: Demand, model: Model[Text], text: Text, prompts: list[list[int]]) -> None:
+    def __init__(self, demand: Demand, model: Model[Text], text: Text, prompts: Sequence[Sequence[int]]) -> None:
         self.demand = demand
         self.model = model
         self.lora = demand.model.removeprefix(model.name).removeprefix(ADAPTER)
@@ -84,17 +85,19 @@ async def complete(exchange: Exchange, kind: Kind) -> None:
         await exchange.refuse(LEAVING)
         return
     body = await read_body(wire, frontend.settings.body_bytes_max)
-    demand = body if isinstance(body, Problem) else parse(kind, body, frontend.settings.body_bytes_max)
+    bytes_max = frontend.settings.body_bytes_max
+    demand = body if isinstance(body, Problem) else await apart(len(body), parse, kind, body, bytes_max)
     if isinstance(demand, Problem) or not isinstance(demand, Demand) or isinstance(body, Problem):
         frontend.tally.count("refused_bodies")
         await exchange.refuse(demand if isinstance(demand, Problem) else errors.invalid("This is no completion."))
         return
     exchange.stream = demand.stream
-    identity, lasting = identity_of(exchange, body)
+    identity, lasting = await apart(len(body), identity_of, exchange, body)
+    mark = await apart(len(body), digest, body) if identity else b""
     if identity:
         kept = frontend.board.same(identity)
         if kept is not None:
-            await attach(exchange, kept, digest(body), demand)
+            await attach(exchange, kept, mark, demand)
             return
     prepared = await prepare(exchange, demand, len(body))
     if isinstance(prepared, Problem):
@@ -111,7 +114,7 @@ async def complete(exchange: Exchange, kind: Kind) -> None:
     broadcast = begin(exchange, prepared, keeps)
     if keeps:
         name = broadcast.generation.name
-        frontend.keep(Kept(name, identity, exchange.key, digest(body), lasting, broadcast))
+        frontend.keep(Kept(name, identity, exchange.key, mark, lasting, broadcast))
     await view(exchange, broadcast)
 
 
@@ -149,7 +152,7 @@ async def prepare(exchange: Exchange, demand: Demand, body_bytes: int) -> Prepar
     name, _ = models.named(demand.model)
     model = models.models.get(name)
     if model is None:
-        return errors.no_model(demand.model)
+        return frontend.registry.stranger(demand.model)
     exchange.model = demand.model
     text = models.text(name)
     if text is None or not model.workers:
@@ -158,6 +161,8 @@ async def prepare(exchange: Exchange, demand: Demand, body_bytes: int) -> Prepar
         return errors.makes_embeddings(demand.model)
     if demand.guide is not None and (problem := await unguided(demand, model)):
         return problem
+    if model.unseeded and demand.seed is not None and demand.sampling.temperature:
+        return errors.unseeded(model.unseeded)
     if demand.chat is not None and demand.chat.clips:
         return await prepare_media(exchange, demand, model, text)
     context = model.context
@@ -304,7 +309,8 @@ def ask_of(
         patience_s=limits.PATIENCE_S,
         moves_max=settings.migrations_max,
         handles=prepared.offered.handles,
-        needs=prepared.offered.needs,
+        needs=(*prepared.offered.needs, *prepared.model.feeders),
+        musts=prepared.model.feeders,
         trace=exchange.trace,
         metadata=metadata_of(exchange, demand),
         wish=wish,

@@ -5,6 +5,7 @@ An Idempotency-Key has no meaning here: the same texts have the same vectors whe
 """
 
 import asyncio
+from collections.abc import Sequence
 from math import inf
 
 from mesh.core import Ask
@@ -12,7 +13,7 @@ from mesh.routing import ROUTER
 from nodes import names
 from nodes.frontend import headers, limits
 from nodes.frontend.batch import AT_ONCE, Batch
-from nodes.frontend.bodies import read_body
+from nodes.frontend.bodies import apart, read_body
 from nodes.frontend.exchange import Exchange
 from nodes.frontend.extras import metadata_of, terms_of
 from nodes.frontend.frontend import LEAVING
@@ -37,7 +38,7 @@ class Prepared:
 
     __slots__ = ("asked", "manner", "model", "payload", "texts", "until", "worker")
 
-    def __init__(self, asked: Embeddings, model: Model[Text], texts: list[list[int]]) -> None:
+    def __init__(self, asked: Embeddings, model: Model[Text], texts: Sequence[Sequence[int]]) -> None:
         self.asked = asked
         self.model = model
         self.texts = texts
@@ -76,7 +77,8 @@ async def embed(exchange: Exchange) -> None:
 
 async def read(exchange: Exchange, body: bytes) -> Prepared | Problem:
     """What a body asks for."""
-    asked = parse(Kind.EMBEDDING, body, exchange.frontend.settings.body_bytes_max)
+    bytes_max = exchange.frontend.settings.body_bytes_max
+    asked = await apart(len(body), parse, Kind.EMBEDDING, body, bytes_max)
     if isinstance(asked, Embeddings):
         return await prepare(exchange, asked, len(body) > limits.ENCODE_BYTES_MAX)
     return asked if isinstance(asked, Problem) else invalid("This asks for no embeddings.")
@@ -87,7 +89,7 @@ async def prepare(exchange: Exchange, asked: Embeddings, is_long: bool) -> Prepa
     models, name = exchange.frontend.registry.models, asked.demand.model
     model = models.models.get(name)
     if model is None:
-        return errors.no_model(name)
+        return exchange.frontend.registry.stranger(name)
     exchange.model = name
     text = models.text(name)
     if text is None or not model.workers:
@@ -118,10 +120,10 @@ def _unfit(asked: Embeddings, model: Model[Text]) -> Problem | None:
     return None
 
 
-def texts_of(asked: Embeddings, text: Text, model: Model[Text]) -> list[list[int]] | Problem:
+def texts_of(asked: Embeddings, text: Text, model: Model[Text]) -> list[Sequence[int]] | Problem:
     """The tokens of all texts. It may take long: then call it in a thread."""
     context, demand = model.context, asked.demand
-    found: list[list[int]] = []
+    found: list[Sequence[int]] = []
     total = 0
     for index, given in enumerate(demand.prompts):
         place = "input" if len(demand.prompts) == 1 else f"input[{index}]"

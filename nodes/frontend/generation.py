@@ -75,7 +75,7 @@ class Generation:
         events: list[bytes] = []
         if self.done:
             return events
-        if self.first_s < 0 and any(choice.arrived for choice in touched):
+        if self.first_s < 0 and [choice for choice in touched if choice.arrived]:
             self._first(events, now)
         for choice in touched:
             choice.show(events, now, self.gap)

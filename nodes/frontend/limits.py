@@ -15,6 +15,7 @@ HASH_BYTES_MAX = 512 * KIB  # of a picture; a longer one is hashed in a thread: 
 SPELLED_TOKENS_MAX = 262_144  # of one /tokenize or /detokenize: twice the longest usual context
 SPELLED_AT_ONCE_MAX = 16_384  # tokens that are spelled in the loop: a millisecond or two
 INFLATE_BYTES_MAX = 256 * KIB  # of a compressed body, inflated at once; more is done in a thread
+PARSE_BYTES_MAX = 512 * KIB  # of a body that is read in the loop; what a larger one says is found in a thread
 KEEP_ALIVE_S = 75  # longer than the pools of most clients keep an idle connection: they close first, never we
 BACKLOG = 4_096  # connections that wait to be accepted: 2,000 clients may start at once
 

@@ -73,6 +73,8 @@ class Model(Struct, Generic[T]):
     context: int = 0  # positions that any of its workers has
     vocabulary: int = 0  # tokens, likewise
     guides: bool = False  # whether all of them keep to a guide
+    unseeded: str = ""  # how those have to be started that heed no seed
+    feeders: tuple[str, ...] = ()  # who has to compute a prompt before some of them go on with it
 
 
 class Models(Generic[T]):
@@ -251,6 +253,8 @@ def _sort(model: Model[T], there: Mapping[int, Worker]) -> None:
     model.vocabulary = min(card.engine.vocabulary for card in cards)
     feeding = [worker.card for worker in there.values() if worker.feeds and worker.card is not None]
     model.guides = all(card.engine.guides for card in [*cards, *feeding])
+    model.unseeded = next((card.engine.unseeded for card in [*cards, *feeding] if card.engine.unseeded), "")
+    model.feeders = (names.PREFILL + model.name,) if any(card.engine.fed_only for card in cards) else ()
     builds = dict.fromkeys(map(_build, cards))
     for node, worker in there.items():
         if worker.feeds and worker.card is not None and model.workers and _build(worker.card) not in builds:

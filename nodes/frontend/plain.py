@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from nodes.frontend import limits
-from nodes.frontend.bodies import read_body
+from nodes.frontend.bodies import apart, read_body
 from nodes.frontend.docs import PAGE, POLICY
 from nodes.frontend.exchange import JSON, Exchange
 from nodes.frontend.frontend import Frontend
@@ -193,7 +193,7 @@ async def _asked(exchange: Exchange, kind: Kind) -> Parsed | None:
     """What the body asks for; None if it was refused."""
     bytes_max = exchange.frontend.settings.body_bytes_max
     body = await read_body(exchange.wire, bytes_max)
-    found = body if isinstance(body, Problem) else parse(kind, body, bytes_max)
+    found = body if isinstance(body, Problem) else await apart(len(body), parse, kind, body, bytes_max)
     if isinstance(found, Problem):
         await exchange.refuse(found)
         return None
@@ -210,7 +210,7 @@ def _model(exchange: Exchange, name: str) -> tuple[Known[Text], Text] | Problem:
         name = there[0].name
     model, text = known.models.get(name), known.text(name)
     if model is None:
-        return errors.no_model(name)
+        return exchange.frontend.registry.stranger(name)
     if text is None:
         return errors.no_worker(name)
     exchange.model = name

@@ -18,6 +18,8 @@ from nodes.frontend import limits
 from nodes.frontend.models import Effect, Fetch, FetchCard, Models, Note, Object
 from nodes.frontend.painted import Painted, seen
 from nodes.frontend.texts import Text, build
+from nodes.openai import errors
+from nodes.openai.errors import Problem
 
 log = logging.getLogger("wiremesh.frontend")
 
@@ -57,6 +59,10 @@ class Registry:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    def stranger(self, name: str) -> Problem:
+        """Why a model that generates nothing here cannot be asked."""
+        return errors.makes_pictures(name) if name in self.pictures else errors.no_model(name)
 
     # --- Carrying out ------------------------------------------------------------------------------------
 

@@ -8,9 +8,11 @@ from nodes import names
 from nodes.endpoints import node_families
 from nodes.frontend import limits
 from nodes.frontend.frontend import Frontend
-from nodes.metrics import Family, labelled
+from nodes.metrics import Family, gauge, labelled
 
 ROLE = "frontend"
+SILENT = "wiremesh_scrape_silent_nodes"
+SILENT_HELP = "Nodes that did not answer this scrape in time: what they count is missing from it."
 
 
 async def scraped(frontend: Frontend) -> dict[str, list[Family]]:
@@ -19,7 +21,8 @@ async def scraped(frontend: Frontend) -> dict[str, list[Family]]:
     client = Client(actor, names.METRICS, type=list[Family])
     others = [node for node in client.instances() if node != actor.node.settings.node]
     answers = await asyncio.gather(*(_asked(client, node) for node in others))
-    found = {f"{actor.node.settings.node:016x}": own(frontend)}
+    silent = gauge(SILENT, SILENT_HELP, sum(families is None for families in answers))
+    found = {f"{actor.node.settings.node:016x}": [*own(frontend), *labelled([silent], {"role": ROLE})]}
     for node, families in zip(others, answers, strict=True):
         if families is not None:
             found[f"{node:016x}"] = families

@@ -41,7 +41,7 @@ def build(contents: dict[str, bytes], name: str) -> Text:
     return Text(tokenizer, template, problem, silent)
 
 
-def prompts_of(demand: Demand, text: Text, context: int) -> list[list[int]] | Problem:
+def prompts_of(demand: Demand, text: Text, context: int) -> list[Sequence[int]] | Problem:
     """The tokens of all prompts of a request. It may take long for a long text: then call it in a thread."""
     prompts = demand.prompts
     if demand.chat is not None:
@@ -49,7 +49,7 @@ def prompts_of(demand: Demand, text: Text, context: int) -> list[list[int]] | Pr
         if isinstance(found, Problem):
             return found
         prompts = [found]
-    found_tokens: list[list[int]] = []
+    found_tokens: list[Sequence[int]] = []
     for prompt in prompts:
         tokens = text.tokenizer.at_most(prompt, context, demand.add_special) if isinstance(prompt, str) else prompt
         if isinstance(tokens, int):
@@ -107,4 +107,4 @@ def tokens_of(asked: Tokenization, text: Text) -> list[int] | Problem:
     if isinstance(tokens, int):
         message = f"This text has more than {limits.SPELLED_TOKENS_MAX} tokens: send it in pieces."
         return invalid(message, "prompt" if asked.chat is None else "messages", "text_too_long")
-    return tokens
+    return [*tokens]

@@ -152,14 +152,14 @@ class StreamViewer(Listening):
         return self._held or (len(self._waiting) <= 1 if log is None else log.end <= 1)
 
     async def _stream(self) -> None:
+        if self.broadcast.log is None and self._waiting and self._over():  # then its length is known
+            self.complete = True
+            await self.wire.answer(200, HEADERS, self._joined(self._waiting))
+            return
         await self.wire.start(200, HEADERS)
         now = monotonic()
         if self.broadcast.log is not None:
             self.broadcast.resume(now)
-        elif self._over() and self._waiting:
-            self.complete = True
-            await self.wire.finish(self._joined(self._waiting))
-            return
         elif self._waiting:
             self._write(self._waiting, now)
         elif not self._over():

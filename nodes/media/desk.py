@@ -12,7 +12,9 @@ from nodes.contract.media import Media, Spot, media_of
 from nodes.media import decoder, limits
 from nodes.media.content import MediaRefused
 from nodes.media.embedder import Embedder, Encodes, Unreachable
-from nodes.transfer import Plane
+from nodes.media.ground import Ground
+from nodes.native import UNSEEN, Rows, mark_of
+from nodes.transfer import Plane, TransferRefused
 from proto.errors import Reason
 
 log = logging.getLogger("wiremesh.worker")
@@ -27,6 +29,7 @@ class Desk:
         self.embedder = embedder
         self._loop = loop
         self._tasks: dict[Leg, asyncio.Task[None]] = {}
+        self._ground: Ground | None = None
 
     def embed(self, leg: Leg, spots: Sequence[Spot], handles: Sequence[bytes], done: Done) -> None:
         """Get the embeddings of a leg."""
@@ -37,6 +40,19 @@ class Desk:
         task = self._tasks.pop(leg, None)
         if task is not None:
             task.cancel()
+
+    def lay_out(self, media: Sequence[Media]) -> Rows:
+        """Their embeddings, for who goes on with a prompt that was computed here; nothing if there is no room."""
+        rows = {one.content: np.ascontiguousarray(one.embedding, np.float32) for one in media}
+        try:
+            if self._ground is None:
+                self._ground = Ground(self.embedder.plane, limits.HANDED_BYTES)
+            packed = b"".join(one.tobytes() for one in rows.values())
+            handle, _ = self._ground.lay(packed, limits.HANDED_LEASE_S, pulls=1)
+        except TransferRefused as refused:
+            log.warning("who goes on has to look at a picture again: %s", refused)
+            return UNSEEN
+        return handle, b"".join(rows)
 
     async def close(self) -> None:
         """End everything."""
@@ -77,4 +93,5 @@ def open_desk(plane: Plane, loop: asyncio.AbstractEventLoop, card: ModelCard, to
     if blind:
         log.warning("%s is not decoded here: pip install 'wiremesh[media]', or start encoders", " and ".join(blind))
     memory = np.empty(limits.CACHE_BYTES_DEFAULT, np.uint8)
-    return Desk(Embedder(plane, memory, kinds, card.build, towers, brought=card.digest), loop)
+    good = (card.digest, mark_of(card.engine.engine, card.build))
+    return Desk(Embedder(plane, memory, kinds, card.build, towers, brought=good), loop)

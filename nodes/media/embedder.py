@@ -70,12 +70,12 @@ class Embedder:
         digest: str,
         towers: Encodes | None,
         bytes_max: int = limits.CACHE_BYTES_DEFAULT,
-        brought: str = "",
+        brought: Sequence[str] = (),
     ) -> None:
-        """`digest`: of what is made here, and taken from encoders; `brought`: of what clients bring."""
+        """`digest`: of what is made here, and taken from encoders; `brought`: of what clients and prefills bring."""
         self.plane = plane
         self.digest = digest
-        self._good = (digest, brought or digest)
+        self._good = {digest, *brought}
         self.shelf = Shelf(min(bytes_max, memory.nbytes), limits.CACHE_BLOCK_BYTES)
         self.decoder = Decoder()
         self.figures = {"encoded": 0, "fetched": 0, "refused": 0}
@@ -205,7 +205,7 @@ class Embedder:
                 parcel = parcels.decode(packed)
             except ValueError as error:
                 raise Unreachable(str(error)) from None
-            if parcel.kind == parcels.EMBEDDING and parcel.digest in self._good:
+            if parcel.kind in (parcels.EMBEDDING, parcels.NATIVE) and parcel.digest in self._good:
                 source.embeddings |= dict.fromkeys(names_of(parcel.content), parcel)
             elif parcel.kind == parcels.MEDIA:
                 source.media |= dict.fromkeys(names_of(parcel.content), parcel)

@@ -38,4 +38,6 @@ PAGE_BYTES = 4 * KIB
 # --- The cache of embeddings -------------------------------------------------------------------
 CACHE_BYTES_DEFAULT = 256 * MIB  # some hundred pictures of a usual model
 CACHE_BLOCK_BYTES = 64 * KIB  # in such steps: little is wasted, and a handle names few pieces
+HANDED_BYTES = 128 * MIB  # what a worker lays out for those that go on; taken from the system as it is used
+HANDED_LEASE_S = 30.0  # as long as engines keep the cache that goes with it
 LEASE_S = 120.0  # embeddings wait that long for the prefill that was promised: a queue, not a placement

@@ -78,6 +78,11 @@ def unsupported(param: str, why: str = "is not supported") -> Problem:
     return invalid(f"`{param}` {why}.", param, "unsupported_parameter")
 
 
+def unseeded(how: str) -> Problem:
+    """A seed that would change nothing. `how`: what a card says of it."""
+    return unsupported("seed", f"changes nothing in what this model draws, unless its workers are started {how}")
+
+
 def too_large(bytes_max: int = limits.BODY_BYTES_MAX) -> Problem:
     """A body beyond the limit."""
     return Problem(413, f"The body is larger than {bytes_max} bytes.", INVALID, None, "request_too_large")
@@ -100,6 +105,13 @@ def makes_embeddings(name: str) -> Problem:
     """A model that generates nothing."""
     shown = name[: limits.NAME_CHARS_MAX]
     message = f"The model `{shown}` makes embeddings and generates no text: use /v1/embeddings."
+    return invalid(message, "model", "model_not_supported")
+
+
+def makes_pictures(name: str) -> Problem:
+    """A model that has nothing to do with text, but for reading what it is to paint."""
+    shown = name[: limits.NAME_CHARS_MAX]
+    message = f"The model `{shown}` makes pictures or clips, nothing else: use /v1/images/generations or /v1/videos."
     return invalid(message, "model", "model_not_supported")
 
 

@@ -78,7 +78,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     # --- What falls back to another way, and hides it ---------------------------------------------
     Mutation("blocks_unused", "nodes/handing.py", "parcel.kind == parcels.BLOCKS and self", "parcel.kind < 0 and self",
              "each prompt is computed twice"),
-    Mutation("embeddings_unused", "nodes/media/embedder.py", "parcel.kind == parcels.EMBEDDING and",
+    Mutation("embeddings_unused", "nodes/media/embedder.py",
+             "parcel.kind in (parcels.EMBEDDING, parcels.NATIVE) and",
              "parcel.kind < 0 and", "each picture is read twice"),
     # --- Steps on their way -----------------------------------------------------------------------
     Mutation("steps_ignore_credit", "mesh/holder.py", "if items or held.pending or end > held.limit:",

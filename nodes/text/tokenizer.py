@@ -82,14 +82,18 @@ class Tokenizer:
 
     def encode(self, text: str, add_special: bool = True) -> list[int]:
         """The tokens of a text. It leaves the interpreter free meanwhile, so a long text may be given to a thread."""
-        if self._words is None or (add_special and self._adds):
-            return self._library_encode([text], add_special)[0]
-        return self._words.encode(text)
+        return [*self.packed(text, add_special)]
 
     def _library_encode(self, texts: list[str], add_special: bool = False) -> list[list[int]]:
         return [found.ids for found in self._library.encode_batch_fast(texts, add_special_tokens=add_special)]
 
-    def at_most(self, text: str, tokens_max: int, add_special: bool = True) -> list[int] | int:
+    def packed(self, text: str, add_special: bool = True) -> Sequence[int]:
+        """The same; an array, where that is what comes of it."""
+        if self._words is None or (add_special and self._adds):
+            return self._library_encode([text], add_special)[0]
+        return self._words.encode(text)
+
+    def at_most(self, text: str, tokens_max: int, add_special: bool = True) -> Sequence[int] | int:
         """The tokens of a text, or how many it has at least if they are too many: then it is not encoded as a whole.
 
         An encoding takes a hundred and fifty bytes a token, so a text of many megabytes is counted piece by piece.
@@ -98,10 +102,10 @@ class Tokenizer:
         for start in range(0, len(text), SLAB_CHARS) if len(text) > SLAB_CHARS else ():
             if least > tokens_max:
                 break
-            piece = self.encode(text[start : start + SLAB_CHARS], add_special=False)
+            piece = self.packed(text[start : start + SLAB_CHARS], add_special=False)
             counted += max(0, len(piece) - CUT_TOKENS)
             least = max(least, counted)
-        return least if least > tokens_max else self.encode(text, add_special)
+        return least if least > tokens_max else self.packed(text, add_special)
 
     def least(self, text: str) -> int:
         """How many tokens a text has at least; quickly, for a text that is far too long to be counted."""

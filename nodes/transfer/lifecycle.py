@@ -41,6 +41,7 @@ class Pull(StrEnum):
     """States of a pull."""
 
     WAITING = "waiting"  # for its turn
+    READING = "reading"  # directly, all that there is: over so soon that the owner is told afterwards
     OPENING = "opening"  # the owner has not answered on this link
     MOVING = "moving"  # it has
     BROKEN = "broken"  # the link is gone; a new one is dialled in a moment
@@ -51,6 +52,7 @@ class Pull(StrEnum):
 class PullVerb(StrEnum):
     """What happens to it."""
 
+    READ = "read"
     START = "start"
     ANSWER = "answer"  # Ready
     PIECE = "piece"
@@ -63,8 +65,14 @@ class PullVerb(StrEnum):
 
 PULL: dict[tuple[Pull, PullVerb], Pull] = {
     (Pull.WAITING, PullVerb.START): Pull.OPENING,
+    (Pull.WAITING, PullVerb.READ): Pull.READING,
     (Pull.WAITING, PullVerb.END): Pull.OVER,
+    (Pull.READING, PullVerb.START): Pull.OPENING,
+    (Pull.READING, PullVerb.BREAK): Pull.BROKEN,
+    (Pull.READING, PullVerb.END): Pull.OVER,
+    (Pull.READING, PullVerb.HOLD): Pull.SETTLING,
     (Pull.OPENING, PullVerb.ANSWER): Pull.MOVING,
+    (Pull.OPENING, PullVerb.PIECE): Pull.MOVING,
     (Pull.OPENING, PullVerb.BREAK): Pull.BROKEN,
     (Pull.OPENING, PullVerb.END): Pull.OVER,
     (Pull.OPENING, PullVerb.HOLD): Pull.SETTLING,

@@ -54,11 +54,11 @@ class Links:
             if not found.users:
                 self._idle.set(plane, now + limits.LINK_IDLE_S)
 
-    def tell(self, plane: int, message: Message) -> None:
+    def tell(self, plane: int, message: Message, late: bool = False) -> None:
         """Send, if there is a link."""
         link = self.number_of(plane)
         if link:
-            self._out.append(Tell(link, message))
+            self._out.append(Tell(link, message, late))
 
     def down(self, link: int, text: str, now: float) -> int | None:
         """A link is gone, or not to be used any more: to whom was it? `text` says what the owner did wrong.

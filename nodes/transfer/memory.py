@@ -7,9 +7,11 @@ it is believed: it must be the very memory that the handle speaks of, because nu
 it must be sealed against shrinking, because reading beyond the end of a file kills a process.
 """
 
+import ctypes
 import fcntl
 import mmap
 import os
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,7 @@ Words = NDArray[np.uint64]
 SHAREABLE = hasattr(os, "memfd_create")
 LEDGER = 0  # its number among the memories of a plane
 _SEALS = ("F_SEAL_SHRINK", "F_SEAL_GROW")
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
 class MemoryRefused(ValueError):
@@ -86,6 +89,18 @@ def allocate(plane: int, number: int, size: int) -> Memory:
         os.close(descriptor)
         raise MemoryRefused(f"cannot allocate {size} bytes: {error}") from None
     return Memory(number, np.frombuffer(mapped, np.uint8), descriptor)
+
+
+def keep_frames() -> None:
+    """Have the C library use the memory of a frame again instead of giving it back to the kernel.
+
+    Fresh pages must be cleared by the kernel and found by the processor: a fifth of what bulk costs. It stays with the
+    process: what was under way at once, and never more than the windows of all pulls.
+    """
+    with suppress(OSError, AttributeError):  # another C library decides for itself
+        tune = ctypes.CDLL(None).mallopt
+        tune(_M_MMAP_THRESHOLD, 4 * limits.PIECE_BYTES)
+        tune(_M_TRIM_THRESHOLD, limits.WINDOWS_BYTES)
 
 
 def wrap(buffer: Any) -> Bytes:

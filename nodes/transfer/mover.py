@@ -109,7 +109,7 @@ class SharedCarrier:
 
 
 class Mover:
-    """The thread. `report` is called in it, or in the event loop; what it does there must wait for the next turn."""
+    """The thread. `report` is called in it."""
 
     def __init__(self, carriers: dict[Way, Carrier], report: Callable[[Moved], None], nice: int = NICE) -> None:
         self._carriers = carriers
@@ -121,12 +121,12 @@ class Mover:
         self._closing = False
         self._thread: threading.Thread | None = None
 
-    def start(self, job: Job) -> None:
-        """Take a move. A small one is over sooner than the thread would wake up."""
+    def start(self, job: Job) -> Moved | None:
+        """Take a move. A small one is over sooner than the thread would wake up: that is how it went."""
         if job.move.way is Way.SHARED and job.move.stop - job.position <= INLINE_BYTES and not self._jobs:
-            self._step(job)
-        else:
-            self._hand_over(job)
+            return self._step(job)
+        self._hand_over(job)
+        return None
 
     def _hand_over(self, job: Job) -> None:
         """The thread begins with the first move."""
@@ -168,16 +168,18 @@ class Mover:
             for plane in forgotten:
                 for carrier in self._carriers.values():
                     carrier.forget(plane)
-            if job is not None and not self._step(job):
-                with self._there_is:
-                    self._jobs.append(job)
+            if job is not None:
+                moved = self._step(job)
+                self._report(moved)
+                if not moved.over:
+                    with self._there_is:
+                        self._jobs.append(job)
 
-    def _step(self, job: Job) -> bool:
-        """One step; whether the move is over."""
+    def _step(self, job: Job) -> Moved:
+        """One step, and how it went."""
         cause = self._advance(job)
         over = cause is not None or job.position == job.move.stop
-        self._report(Moved(job.move.pull, job.move.move, job.position, over, cause))
-        return over
+        return Moved(job.move.pull, job.move.move, job.position, over, cause)
 
     def _advance(self, job: Job) -> Cause | None:
         if job.halted:

@@ -78,10 +78,11 @@ class Dial(Struct, gc=False):
 
 
 class Tell(Struct, gc=False):
-    """Send a message on a link."""
+    """Send a message on a link. `late`: whoever waits for the end of its pull goes first."""
 
     link: int
     message: Message
+    late: bool = False
 
 
 class Hang(Struct, gc=False):

@@ -1,9 +1,10 @@
 """Pure. The puller's core: bring the bytes of an offer into memory of ours, and end exactly once.
 
 Bulk pulls are sent piece by piece, within credit. Direct ones (shared memory, NIXL) are *moves* of the copying thread,
-which looks at the generation after each step; there the conversation only tells the owner that somebody is at work,
-and tells us when more is ready. With checksums the owner's pieces, without their bytes, say what to move and what its
-checksum must be. Where a way does not lead there, the next one is tried; where a link breaks, a new one goes on.
+which looks at the generation after each step. Where all bytes are ready the owner hears of it afterwards, or when it
+takes long; else a conversation tells us when more is ready. With checksums the owner's pieces, without their bytes, say
+what to move and what its checksum must be. Where a way does not lead there, the next one is tried; where a link breaks,
+a new one goes on.
 
 A pull ends when nobody writes to its memory any more: an end that is decided while the copying thread is at work is
 told when that has let go. What comes later is not heard, because it is not for a conversation that we know.
@@ -150,13 +151,12 @@ class Pulling:
         self._links.tick(now)
         for number in self._timers.due(now):
             pull = self._pulls[number]
-            if pull.state is Pull.WAITING:
-                cause = Cause.DEADLINE if now >= pull.deadline else Cause.EXPIRED
+            cause = pull.overdue(now)
+            if cause is not None:
                 self._end(pull, Ending.FAILED, cause, now)
-            elif now >= pull.deadline:
-                self._end(pull, Ending.FAILED, Cause.DEADLINE, now)
-            elif now >= pull.silent_at():
-                self._end(pull, Ending.FAILED, Cause.STALLED, now)
+            elif pull.state is Pull.READING:  # it lasts: an owner that knows renews its lease
+                pull.state = after(PULL, pull.state, PullVerb.START)
+                self._converse(pull, now)
             elif pull.state is Pull.BROKEN:
                 self._retry(pull, now) if not pull.move else self._wait(pull, now)
             else:
@@ -185,13 +185,14 @@ class Pulling:
             self._foul(pull, f"a piece at {message.position} where {expected} was expected", now)
         elif not event.intact:
             self._break(pull, Cause.CORRUPT, now)
-        elif pull.direct:
-            pull.told = stop
-            pull.pieces.append(message)
-            self._go_on(pull, now)
         else:
-            self._out.append(Store(pull.number, message.position, stop))
-            self._arrived(pull, stop, now)
+            pull.state = after(PULL, pull.state, PullVerb.PIECE)
+            if pull.direct:
+                pull.told = stop
+                pull.pieces.append(message)
+            else:
+                self._out.append(Store(pull.number, message.position, stop))
+                self._arrived(pull, stop, now)
             self._go_on(pull, now)
 
     def _refused(self, pull: State, cause: Cause, now: float) -> None:
@@ -206,9 +207,14 @@ class Pulling:
     def _start(self, pull: State, now: float) -> None:
         """Its turn. The lease counts at this moment only: from here on the generation says what is true."""
         self._running += 1
-        pull.state = after(PULL, pull.state, PullVerb.START)
         pull.heard = now
-        self._converse(pull, now)
+        if pull.whole:
+            pull.state = after(PULL, pull.state, PullVerb.READ)
+            self._links.need(pull.wanted.plane, (), pull.number)
+            self._wake(pull, now)
+        else:
+            pull.state = after(PULL, pull.state, PullVerb.START)
+            self._converse(pull, now)
         self._go_on(pull, now)
 
     def _converse(self, pull: State, now: float) -> None:
@@ -216,7 +222,6 @@ class Pulling:
         self._names += 1
         pull.conversation = self._names
         self._conversations[self._names] = pull
-        pull.pieces = deque()
         pull.told = pull.position
         pull.limit = min(pull.wanted.size, pull.position + self._window())
         wanted = pull.wanted
@@ -356,8 +361,12 @@ class Pulling:
     # --- Leaves ---
 
     def _hang_up(self, pull: State, complete: bool = False) -> None:
+        wanted = pull.wanted
         if pull.conversation:
-            self._links.tell(pull.wanted.plane, wire.Stop(pull.conversation, complete))
+            self._links.tell(wanted.plane, wire.Stop(pull.conversation, complete), late=complete)
+        elif complete:
+            self._links.need(wanted.plane, wanted.addresses, pull.number)
+            self._links.tell(wanted.plane, wire.Fetched(wanted.plane, wanted.offer, wanted.generation), late=True)
         self._forget_conversation(pull)
 
     def _forget_conversation(self, pull: State) -> None:
@@ -387,6 +396,5 @@ class Pulling:
         for pull in self._pulls.values():
             pull.check()
             assert not pull.conversation or self._conversations[pull.conversation] is pull
-        talking = [pull for pull in self._pulls.values() if pull.conversation]
-        assert len(self._conversations) == len(talking)
+        assert len(self._conversations) == sum(1 for pull in self._pulls.values() if pull.conversation)
         self._links.check()

@@ -49,6 +49,7 @@ class Pulls:
         self._numbers = count(1)
         self._wanted: dict[int, _Wanted] = {}
         self._payload: list[memoryview] = []
+        self._late: list[tuple[int, bytes]] = []  # words that wait until those who wait for bytes have had their turn
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = inf
         self._closing = False
@@ -116,6 +117,7 @@ class Pulls:
         """Close every link."""
         if self._timer is not None:
             self._timer.cancel()
+        self._say_late()
         self._sockets.close()
 
     # --- Events ---
@@ -158,7 +160,7 @@ class Pulls:
                 if progressed is not None:
                     progressed(effect.position)
             case moves.Tell():
-                self._sockets.send(effect.link, wire.encode(effect.message))
+                self._tell(effect)
             case moves.Move():
                 self._move(effect)
             case moves.Halt():
@@ -175,6 +177,20 @@ class Pulls:
             case moves.Forget():
                 self._mover.forget(effect.plane)
 
+    def _tell(self, effect: moves.Tell) -> None:
+        frame = wire.encode(effect.message)
+        if not effect.late:
+            self._sockets.send(effect.link, frame)
+            return
+        if not self._late:  # in the next turn the end is told, in the one after it somebody goes on
+            self._loop.call_soon(self._loop.call_soon, self._say_late)
+        self._late.append((effect.link, frame))
+
+    def _say_late(self) -> None:
+        for link, frame in self._late:
+            self._sockets.send(link, frame)
+        self._late.clear()
+
     def _store(self, wanted: _Wanted, start: int, stop: int) -> None:
         for chunk in self._payload:
             payload = np.frombuffer(chunk, np.uint8)
@@ -190,7 +206,9 @@ class Pulls:
         wanted = self._wanted[effect.pull]
         places = wanted.handle, wanted.source, wanted.memory, wanted.target
         wanted.job = Job(effect, *places, position=effect.start, told=effect.start)
-        self._mover.start(wanted.job)
+        moved = self._mover.start(wanted.job)
+        if moved is not None:
+            self._loop.call_soon(self.moved, moved)
 
     def _arm(self) -> None:
         """Wake up in time; too early does no harm."""

@@ -16,7 +16,8 @@ from mesh.timers import Timers
 from nodes.transfer import limits
 from nodes.transfer.causes import TEXTS, Cause
 from nodes.transfer.lifecycle import OFFER, Offer, OfferVerb, after
-from nodes.transfer.wire import Asked, Credit, Message, Pull, Ready, Refused, Stop
+from nodes.transfer.served import Key, Offering, Serve
+from nodes.transfer.wire import Asked, Credit, Fetched, Message, Pull, Ready, Refused, Stop
 
 # --- Events ---------------------------------------------------------------------------------------
 
@@ -125,45 +126,15 @@ class Send(Struct, gc=False):
     checksum: bool
 
 
-# --- State ----------------------------------------------------------------------------------------
-
-Key = tuple[bytes, int]  # a connection, a conversation of it
-
-
-class _Serve(Struct):
-    key: Key
-    offer: int
-    position: int  # sent so far
-    limit: int
-    done: int  # arrived so far
-    payload: bool
-    checksum: bool
-
-
-class _Offer(Struct):
-    number: int
-    slot: int
-    generation: int
-    size: int
-    ready: int
-    lease_s: float
-    until: float  # the lease
-    last: float  # the lease may not grow beyond it
-    pulls: int  # how many more; 0: any number
-    serves: dict[Key, _Serve]
-    state: Offer = Offer.OPEN
-    cause: Cause = Cause.COMPLETE
-
-
 class Serving:
     """All offers of one plane."""
 
     def __init__(self, plane: int) -> None:
         self.counts: dict[str, int] = {}
         self._plane = plane
-        self._offers: dict[int, _Offer] = {}
-        self._serves: dict[Key, _Serve] = {}
-        self._sending: dict[Key, _Serve] = {}  # those that may send now, the next first
+        self._offers: dict[int, Offering] = {}
+        self._serves: dict[Key, Serve] = {}
+        self._sending: dict[Key, Serve] = {}  # those that may send now, the next first
         self._generations: dict[int, int] = {}  # of each slot ever used
         self._slots = list(range(limits.EXPORTS_MAX - 1, -1, -1))
         self._leases: Timers[int] = Timers()
@@ -209,7 +180,7 @@ class Serving:
             key = next(iter(self._sending))
             serve = self._sending.pop(key)
             offer = self._offers[serve.offer]
-            stop = min(serve.position + limits.PIECE_BYTES, serve.limit, offer.ready)
+            stop = min(serve.position + serve.piece_bytes, serve.limit, offer.ready)
             sends.append(Send(*key, serve.offer, serve.position, stop, serve.payload, serve.checksum))
             serve.position = stop
             self._may_send(serve, offer)
@@ -233,7 +204,7 @@ class Serving:
         self._generations[slot] = generation
         until = now + min(event.lease_s, limits.LEASE_S_MAX)
         last = now + min(event.lease_s * limits.STRETCH, limits.LEASE_S_MAX)
-        self._offers[event.offer] = _Offer(
+        self._offers[event.offer] = Offering(
             event.offer, slot, generation, event.size, event.ready, event.lease_s, until, last, event.pulls, {}
         )
         self._leases.set(event.offer, until)
@@ -257,14 +228,16 @@ class Serving:
             self._end(offer, event.cause)
 
     def _hear(self, event: Heard, now: float) -> None:
-        key = (event.peer, event.message.pull)
-        match event.message:
+        message = event.message
+        match message:
             case Pull():
-                self._begin(key, event.message, now)
+                self._begin((event.peer, message.pull), message, now)
             case Credit():
-                self._credit(key, event.message, now)
+                self._credit((event.peer, message.pull), message, now)
             case Stop():
-                self._stop(key, event.message)
+                self._stop((event.peer, message.pull), message)
+            case Fetched():
+                self._fetched(message)
 
     def _peer_gone(self, event: PeerGone, now: float) -> None:
         for key in [key for key in self._serves if key[0] == event.peer]:
@@ -301,20 +274,31 @@ class Serving:
         offer = self._offers[message.offer]
         offer.state = after(OFFER, offer.state, OfferVerb.SERVE)
         start, limit = message.start, max(message.start, message.limit)
-        serve = _Serve(key, message.offer, start, limit, start, message.payload, message.checksum)
+        serve = Serve(key, message.offer, start, start, limit, start, message.payload, message.checksum)
         self._serves[key] = offer.serves[key] = serve
         self._silences.set(key, now + limits.STALL_S)
         self._count("serves.begun")
-        self._say_ready(serve, offer, now)
         self._may_send(serve, offer)
+        if key not in self._sending or offer.ready < offer.size:
+            self._say_ready(serve, offer, now)
 
     def _objection(self, message: Pull) -> Cause | None:
+        cause = self._not_open(message)
+        if cause is None and message.start > self._offers[message.offer].size:
+            return Cause.STALE
+        return cause or (Cause.BUSY if len(self._serves) >= limits.SERVES_MAX else None)
+
+    def _not_open(self, message: Pull | Fetched) -> Cause | None:
         offer = self._offers.get(message.offer)
         if message.plane != self._plane or offer is None:
             return Cause.UNKNOWN_OFFER
-        if offer.state is not Offer.OPEN or offer.generation != message.generation or message.start > offer.size:
-            return Cause.STALE
-        return Cause.BUSY if len(self._serves) >= limits.SERVES_MAX else None
+        return None if offer.state is Offer.OPEN and offer.generation == message.generation else Cause.STALE
+
+    def _fetched(self, message: Fetched) -> None:
+        """It was read where it lies. Who says so too late has read it in time: it looked at the generation."""
+        if self._not_open(message) is None:
+            self._count("offers.read")
+            self._one_less(self._offers[message.offer])
 
     def _credit(self, key: Key, message: Credit, now: float) -> None:
         serve = self._serves.get(key)
@@ -337,14 +321,19 @@ class Serving:
             return  # it crossed our end
         offer = self._offers[serve.offer]
         self._drop(serve)
-        if message.complete and offer.pulls:
+        if message.complete:
+            self._one_less(offer)
+
+    # --- Leaves ---
+
+    def _one_less(self, offer: Offering) -> None:
+        """One of the pulls that it was offered for is complete."""
+        if offer.pulls:
             offer.pulls -= 1
             if not offer.pulls:
                 self._end(offer, Cause.COMPLETE)
 
-    # --- Leaves ---
-
-    def _end(self, offer: _Offer, cause: Cause) -> None:
+    def _end(self, offer: Offering, cause: Cause) -> None:
         """The first end counts; from here on nobody gets a byte of it."""
         was, offer.state = offer.state, after(OFFER, offer.state, OfferVerb.END)
         if was is not Offer.OPEN:
@@ -357,7 +346,7 @@ class Serving:
             self._drop(serve)
             self._refuse(serve.key, Cause.STALE if cause is Cause.COMPLETE else cause)
 
-    def _drop(self, serve: _Serve) -> None:
+    def _drop(self, serve: Serve) -> None:
         del self._serves[serve.key]
         del self._offers[serve.offer].serves[serve.key]
         self._sending.pop(serve.key, None)
@@ -367,11 +356,11 @@ class Serving:
         self._count(f"serves.refused.{cause.label}")
         self._out.append(Tell(key[0], Refused(key[1], int(cause), TEXTS[cause])))
 
-    def _say_ready(self, serve: _Serve, offer: _Offer, now: float) -> None:
+    def _say_ready(self, serve: Serve, offer: Offering, now: float) -> None:
         lease_ms = max(0, int((offer.until - now) * 1000))
         self._out.append(Tell(serve.key[0], Ready(serve.key[1], offer.ready, lease_ms)))
 
-    def _may_send(self, serve: _Serve, offer: _Offer) -> None:
+    def _may_send(self, serve: Serve, offer: Offering) -> None:
         speaks = serve.payload or serve.checksum
         if speaks and serve.position < min(serve.limit, offer.ready) and serve.key not in self._sending:
             self._sending[serve.key] = serve

@@ -17,6 +17,7 @@ import zmq
 from mesh import links
 from mesh.discovery.machine import private_umask
 from nodes.transfer import limits
+from nodes.transfer.memory import keep_frames
 from nodes.transfer.mover import lower_priority
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ _MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 
 def new_context(nice: int, encrypted: bool) -> Context:
     """A context whose threads are less important than ours: they inherit that from who makes the first socket."""
+    keep_frames()
     made: list[Context] = []
 
     def make() -> None:

@@ -38,9 +38,22 @@ class State(Struct):
     def direct(self) -> bool:
         return self.wanted.ways[self.way] is not Way.BULK
 
+    @property
+    def whole(self) -> bool:
+        """Whether it can be read without a word: nothing is left that only the owner knows."""
+        return self.direct and self.ready == self.wanted.size and not self.wanted.checksum
+
     def silent_at(self) -> float:
         """When the other end's silence ends the pull. A direct move is no silence."""
         return float("inf") if self.move else self.heard + limits.STALL_S
+
+    def overdue(self, now: float) -> Cause | None:
+        """What ends it at a tick, if time does."""
+        if now >= self.deadline:
+            return Cause.DEADLINE
+        if self.state is Pull.WAITING:
+            return Cause.EXPIRED
+        return Cause.STALLED if now >= self.silent_at() else None
 
     def check(self) -> None:
         """Assert what must hold between the fields."""

@@ -4,7 +4,10 @@ Whoever pulls connects and asks; whoever owns the bytes answers on the same conn
 one connection and is never used again. Positions count in the stream of the offer, and credit is an absolute position,
 as everywhere in the mesh. A Piece is followed by its bytes in further frames, if bytes were asked for.
 
-    Pull -> Ready, Piece ..., | Credit -> (Ready) ..., | Stop |, or Refused at any time
+    Pull -> (Ready), Piece ..., | Credit -> (Ready) ..., | Stop |, or Refused at any time
+
+Ready is left out where a Piece says the same. Who could read everything directly says one word afterwards, Fetched,
+and is not answered.
 """
 
 from typing import Annotated
@@ -56,6 +59,14 @@ class Stop(Message, tag=3):
     complete: bool = False
 
 
+class Fetched(Message, tag=7):
+    """Everything of this offer was read, without a conversation."""
+
+    plane: U64
+    offer: U64
+    generation: U64
+
+
 # --- From whoever owns the bytes ------------------------------------------------------------------
 
 
@@ -84,7 +95,7 @@ class Refused(Message, tag=6):
     text: Text = ""
 
 
-Asked = Pull | Credit | Stop
+Asked = Pull | Credit | Stop | Fetched
 Answered = Ready | Piece | Refused
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -20,6 +20,7 @@ from nodes.faults import Fault
 from tests.engines.reference import CONTEXT, DEMO, DIGEST, SAID, greedy, simulated
 from tests.engines.smallest import Smallest
 
+Prompts = Sequence[Sequence[int]]
 POSITION_BYTES = 2 * 4 * 4 * 2 * 32  # keys and values of the demo model's four layers, two heads of 32, in float32
 
 
@@ -42,14 +43,14 @@ class Row(Struct, frozen=True):
     packages: tuple[str, ...] = ()  # what it needs
     folder: Path = DEMO
     said: Callable[[Sequence[int], int], list[int]] = greedy  # the right answer, past any end of sequence
-    offline: Callable[[Path, Sequence[int], int], list[int]] | None = None  # the same by its own package, without us
+    offline: Callable[[Path, Prompts, int], list[list[int]]] | None = None  # the same by its own package, without us
     computes: bool = True  # its log-probabilities are those of the reference
     shaped: bool = True  # it is as large as it was told to be
     outside: bool = False  # it runs by itself: an OutsideEngine
     refusals: tuple[type[Exception], ...] = ()  # what `start` raises for a folder without a model, if it needs one
     die: Callable[[Any], None] | None = None  # kill what computes; None: it computes in our process
     penalty: float = 50.0  # of repetition, large enough to be seen; 0: it takes none that is
-    stop_s: float = 5.0  # in which it stops, jobs or not
+    stop_s: float = 15.0  # in which it stops, jobs or not
     litters: bool = False  # its package leaves descriptors open in our process: a worker's end closes them
 
 
@@ -89,14 +90,29 @@ def transformers(folder: Path, shape: Shape) -> Any:
     return TransformersEngine(Settings(batching(folder, shape), "cpu", "float32"))
 
 
-def generated(folder: Path, prompt: Sequence[int], count: int) -> list[int]:
-    """By the library's own `generate`."""
+def generated(folder: Path, prompts: Prompts, count: int) -> list[list[int]]:
+    """By the library's own `generate`, one after the other."""
     from nodes.engines.transformers.library import library, torch
 
     model = library.AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32, local_files_only=True)
     length = {"max_new_tokens": count, "min_new_tokens": count}
-    found = model.generate(torch.tensor([[*prompt]]), do_sample=False, eos_token_id=None, pad_token_id=0, **length)
-    return [int(token) for token in found[0, len(prompt) :]]
+    found = []
+    for prompt in prompts:
+        whole = model.generate(torch.tensor([[*prompt]]), do_sample=False, eos_token_id=None, pad_token_id=0, **length)
+        found.append([int(token) for token in whole[0, len(prompt) :]])
+    return found
+
+
+def llama(folder: Path, shape: Shape) -> Any:
+    from tests.engines.of_llama import llama
+
+    return llama(folder, batching(folder, shape))
+
+
+def offline_llama(folder: Path, prompts: Prompts, count: int) -> list[list[int]]:
+    from tests.engines.of_llama import offline
+
+    return offline(folder, prompts, count)
 
 
 def smallest(folder: Path, shape: Shape) -> OutsideEngine:
@@ -124,6 +140,12 @@ def vllm(folder: Path, shape: Shape) -> OutsideEngine:
     return vllm(folder, shape.slots, shape.blocks * shape.block_tokens * POSITION_BYTES, shape.caching)
 
 
+def offline_vllm(folder: Path, prompts: Prompts, count: int) -> list[list[int]]:
+    from tests.engines.of_vllm import offline
+
+    return offline(folder, prompts, count)
+
+
 def kill_vllm(engine: Any) -> None:
     from tests.engines.of_vllm import kill_core
 
@@ -134,6 +156,12 @@ def sglang(folder: Path, shape: Shape) -> OutsideEngine:
     from tests.engines.of_sglang import sglang
 
     return sglang(folder, shape.slots, shape.blocks * shape.block_tokens, shape.caching)
+
+
+def offline_sglang(folder: Path, prompts: Prompts, count: int) -> list[list[int]]:
+    from tests.engines.of_sglang import offline
+
+    return offline(folder, prompts, count)
 
 
 def kill_sglang(engine: Any) -> None:
@@ -168,10 +196,12 @@ ROWS = (
     Row("sim", sim, said=simulated, computes=False, die=lambda engine: engine.fault(Fault.CRASH)),
     Row("numpy", lambda folder, shape: NumpyEngine(batching(folder, shape)), refusals=(Unsupported,)),
     Row("transformers", transformers, ("torch", "transformers"), offline=generated, refusals=(Unsupported,)),
+    Row("llama", llama, ("llama_cpp",), offline=offline_llama, refusals=(Unsupported,), litters=True),
     Row(
         "vllm",
         vllm,
         ("vllm",),
+        offline=offline_vllm,
         shaped=False,
         outside=True,
         refusals=(EngineRefused,),
@@ -183,6 +213,7 @@ ROWS = (
         "sglang",
         sglang,
         ("sglang", "sgl_kernel"),
+        offline=offline_sglang,
         shaped=False,
         outside=True,
         refusals=(EngineRefused,),

@@ -130,7 +130,7 @@ class Harness:
             whole.cached_tokens = whole.cached_tokens or output.cached_tokens
             whole.exported = max(whole.exported, output.exported)
             whole.ending, whole.text = output.ending, output.text
-            whole.vector = output.vector or whole.vector
+            whole.vector, whole.native = output.vector or whole.vector, output.native or whole.native
             self.pieces[output.key] = self.pieces.get(output.key, 0) + bool(output.tokens)
 
 

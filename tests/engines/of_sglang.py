@@ -5,10 +5,14 @@ when Python starts.
 """
 
 import asyncio
+import json
 import os
 import signal
+import subprocess
+import sys
 import tempfile
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +97,46 @@ def sglang(folder: Path, slots: int, tokens: int, caching: bool, *more: str, rol
     except ModelRefused:
         eos = ()
     return OutsideEngine(Quiet(folder, options, eos))
+
+
+OFFLINE = """
+import json, sys
+import sglang
+
+if __name__ == "__main__":
+    given = json.load(sys.stdin)
+    engine = sglang.Engine(
+        model_path=given["model"], device="cpu", attention_backend="torch_native", sampling_backend="pytorch",
+        dtype="float32", cuda_graph_backend_decode="disabled", cuda_graph_backend_prefill="disabled",
+        disable_overlap_schedule=True, grammar_backend="none", skip_tokenizer_init=True, max_total_tokens=4096,
+    )
+    wanted = {"temperature": 0.0, "max_new_tokens": given["count"], "ignore_eos": True}
+    found = engine.generate(input_ids=given["prompts"], sampling_params=wanted)
+    print("found", json.dumps([one["output_ids"] for one in found]), flush=True)
+    engine.shutdown()
+"""
+OFFLINE_S = 300.0
+
+
+def offline(folder: Path, prompts: Sequence[Sequence[int]], count: int) -> list[list[int]]:
+    """By its own `Engine.generate`, all at once, in a process that knows nothing of us."""
+    told = {"model": str(folder), "prompts": [[*prompt] for prompt in prompts], "count": count}
+    with tempfile.TemporaryDirectory(prefix="wiremesh-sglang-offline-") as place:
+        script = Path(place) / "offline.py"  # a file: its processes import it again
+        script.write_text(OFFLINE)
+        alone = {**os.environ, **SETTINGS}
+        alone.pop("PROMETHEUS_MULTIPROC_DIR", None)
+        said = subprocess.run(
+            [sys.executable, str(script)],
+            input=json.dumps(told),
+            env=alone,
+            capture_output=True,
+            text=True,
+            timeout=OFFLINE_S,
+        )
+    assert "found " in said.stdout, said.stderr
+    tokens: list[list[int]] = json.loads(said.stdout.rpartition("found ")[2].splitlines()[0])
+    return tokens
 
 
 def kill_scheduler(engine: Any) -> None:

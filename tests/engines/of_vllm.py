@@ -5,7 +5,10 @@ import gc
 import json
 import os
 import signal
+import subprocess
+import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,17 +45,51 @@ class Quiet(VllmSource):
             gc.collect()
 
 
-def vllm(folder: Path, slots: int, cache_bytes: int, caching: bool, *words: str) -> OutsideEngine:
+def vllm(folder: Path, slots: int, cache_bytes: int, caching: bool, *words: str, role: str = "worker") -> OutsideEngine:
     """One that was not started."""
     os.environ.update(VLLM_CPU_OMP_THREADS_BIND="nobind", OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
     native = (*WORDS.split(), "--kv-cache-memory-bytes", str(cache_bytes), *words)
-    options = EngineOptions(str(folder), engine="vllm", slots=slots, caching=caching, native=native)
+    options = EngineOptions(str(folder), engine="vllm", slots=slots, caching=caching, native=native, role=role)
     try:
         tokenizer = Tokenizer(ModelFiles(**contents_of(folder)))
         eos, vocabulary = tuple(tokenizer.eos_tokens), tokenizer.vocabulary
     except ModelRefused:
         eos, vocabulary = (), 2**31 - 1
     return OutsideEngine(Quiet(folder, options, eos, vocabulary))
+
+
+OFFLINE = """
+import json, sys
+from vllm import LLM, SamplingParams
+from vllm.inputs import tokens_input
+
+given = json.load(sys.stdin)
+engine = LLM(given["model"], dtype="float32", enforce_eager=True, max_model_len=given["context"], block_size=32,
+             kv_cache_memory_bytes=64 << 20, skip_tokenizer_init=True)
+wanted = SamplingParams(temperature=0.0, max_tokens=given["count"], ignore_eos=True, detokenize=False)
+found = engine.generate([tokens_input(prompt) for prompt in given["prompts"]], wanted, use_tqdm=False)
+print("found", json.dumps([[*one.outputs[0].token_ids] for one in found]))
+"""
+OFFLINE_S = 300.0
+
+
+def offline(folder: Path, prompts: Sequence[Sequence[int]], count: int) -> list[list[int]]:
+    """By its own `LLM.generate`, all at once, in a process that knows nothing of us."""
+    told = {"model": str(folder), "prompts": [[*prompt] for prompt in prompts], "count": count, "context": CONTEXT}
+    alone = {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_NO_USAGE_STATS": "1",
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
+    run = [sys.executable, "-c", OFFLINE]
+    said = subprocess.run(
+        run, input=json.dumps(told), env={**os.environ, **alone}, capture_output=True, text=True, timeout=OFFLINE_S
+    )
+    assert said.returncode == 0, said.stderr
+    tokens: list[list[int]] = json.loads(said.stdout.rpartition("found ")[2])
+    return tokens
 
 
 def kill_core(engine: Any) -> None:

@@ -48,8 +48,10 @@ def test_greedy_tokens_are_the_right_ones_alone_and_together(harness: Harness, r
 def test_its_own_package_says_the_same(row: Row) -> None:
     if row.offline is None:
         pytest.skip("it has no other way to be asked here")
-    for length in (1, 30, 150):
-        assert row.offline(row.folder, prompt(1, length), 12) == row.said(prompt(1, length), 12), length
+    prompts = [prompt(1, length) for length in (1, 15, 32, 33, 150, 700)]
+    found = row.offline(row.folder, prompts, 12)
+    for given, said in zip(prompts, found, strict=True):
+        assert said == row.said(given, 12), len(given)
 
 
 def test_more_jobs_than_slots_all_get_their_tokens(harness: Harness, row: Row) -> None:

@@ -106,7 +106,7 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
     begin = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "HEAVY set()" in done.stdout
-    assert time.perf_counter() - begin < 2  # 0.08 s here; a slow, busy machine must not fail it
+    assert time.perf_counter() - begin < 5  # 0.08 s here; a slow, busy machine must not fail it
 
 
 # --- Mistakes -------------------------------------------------------------------------------------------

@@ -1,12 +1,15 @@
 """`wiremesh up`: what it starts with which words, and how it looks. Its processes are in tests/real."""
 
 import argparse
+import base64
 import json
 import os
 import shlex
+import subprocess
 import sys
 import threading
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -181,6 +184,14 @@ def test_the_curl_survives_the_shell() -> None:
 
 def test_the_curl_of_encrypted_frontends() -> None:
     assert screen.curl(Served("https://h:1", "m")).startswith("curl -k https://h:1/")
+
+
+@pytest.mark.parametrize(("kind", "name"), [("image", "picture.png"), ("video", "clip.mp4")])
+def test_the_curl_for_a_picture_makes_a_file_of_it(kind: str, name: str, tmp_path: Path) -> None:
+    answer = json.dumps({"data": [{"b64_json": base64.b64encode(b"pixels").decode()}]})
+    played = f"curl() {{ echo '{answer}'; }}; {screen.curl(Served('http://h:1', 'm', paints=kind))}"
+    subprocess.run(["bash", "-ec", played], cwd=tmp_path, check=True, capture_output=True)
+    assert (tmp_path / name).read_bytes() == b"pixels"
 
 
 def test_the_announcement() -> None:

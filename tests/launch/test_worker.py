@@ -51,7 +51,7 @@ def test_variables_are_read_as_flags_are() -> None:
         (WorkerFlags, {"queue": -1}, "--queue is -1"),
         (WorkerFlags, {"threads": -1}, "--threads is -1"),
         (WorkerFlags, {"start_s": -1.0}, "--start-s is -1.0: it must be seconds"),
-        (WorkerFlags, {"native": ("--a",)}, "--native is for --engine vllm or sglang or trtllm, not numpy"),
+        (WorkerFlags, {"native": ("--a",)}, "--native is for --engine vllm or sglang or trtllm or llama, not numpy"),
         (WorkerFlags, {"engine": "openai"}, "--url is '': it must be the server's OpenAI-compatible URL"),
         (WorkerFlags, {"engine": "openai", "url": "http://x/v1", "role": "decode"}, "is for --role worker, not decode"),
         (WorkerFlags, {"url": "http://x/v1"}, "--url is for --engine openai, not numpy"),

@@ -51,7 +51,7 @@ class Stage:
         return [event for event in self.events if type(event) in (Finished, Failed, Yielded)]
 
     async def until(self, holds: Callable[[], object]) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while not holds():
                 await asyncio.sleep(0)
 

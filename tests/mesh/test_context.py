@@ -81,7 +81,7 @@ def test_everybody_who_waits_is_woken(how: str) -> None:
         waiting[0].cancel()
         await asyncio.sleep(0)
         getattr(context, how)()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await asyncio.gather(*waiting[1:])
             await context.until_stopped()
         assert waiting[0].cancelled()

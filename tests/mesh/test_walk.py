@@ -185,6 +185,21 @@ def test_two_legs_on_one_dead_node(wire: Wire) -> None:
     assert wire.reason(mesh.client, request) is None
 
 
+def test_what_it_must_have_is_waited_for(wire: Wire) -> None:
+    """A decode worker that computes no prompt could only say no."""
+    mesh = Mesh(wire, prefills=0)
+    request = mesh.ask(musts=(PREFILL,), patience_s=2.0)
+    wire.advance(1.5)
+    late = wire.worker([Offer(PREFILL)])
+    mesh.find(late)
+    assert wire.did(late, Start) and not wire.did(mesh.decodes[0], Start)
+    wire.crash(late)
+    wire.advance(10.0)
+    assert not wire.did(mesh.decodes[0], Start) and wire.reason(mesh.client, request) is None
+    wire.advance(30.0)
+    assert wire.reason(mesh.client, request) is Reason.UNAVAILABLE and not wire.did(mesh.decodes[0], Start)
+
+
 # --- Losing the last leg ---------------------------------------------------------------------------------
 
 

@@ -15,6 +15,8 @@ from nodes.contract.media import Media, Spot
 from nodes.generation import Generation
 from nodes.host_core import HostCore
 from nodes.native import AFTER, BESIDE, Native
+from nodes.transfer.handle import Handle
+from nodes.transfer.pieces import pack
 from proto.errors import Reason
 from proto.limits import HANDLE_BYTES_MAX
 
@@ -89,7 +91,11 @@ class Desk:
     def forget(self, leg: Leg) -> None:
         del self.handles[leg]
 
+    def lay_out(self, media: Any) -> Any:
+        return WHERE, b"".join(one.content for one in media)
 
+
+WHERE = Handle(1, 2, 3, 4, 5, 24, 24, 7, "here", [], pack([(0, 24)]))
 SPOT = Spot("image", 4, 3, bytes(16))
 SEEN = [Media(4, 3, bytes(16), "rows")]
 
@@ -108,6 +114,19 @@ def test_who_goes_on_has_what_its_pictures_became(first: str) -> None:
     (job,) = core.commands
     assert isinstance(job, Job) and (job.native, job.generated, job.media) == (b"where", [50], SEEN)
     assert told(core.stepped(Step([Output(LEG, [51])]), 0.0)) == [51]
+    core.check()
+
+
+def test_a_prefill_hands_over_what_its_pictures_became() -> None:
+    """Who goes on need not look again."""
+    core = core_of(AFTER)
+    core.desk = Desk()
+    core.start(start_of("prefill/x", media=(SPOT,)), 0.0)
+    core.embedded(LEG, SEEN)
+    events = core.stepped(Step([Output(LEG, [50], ending=Ending.LENGTH, native=b"where")]), 0.0)
+    (prepared,) = [event for event in events if isinstance(event, Prepared)]
+    found = parcels.decode(prepared.handle)
+    assert (found.native, found.handle, found.content) == (b"where", WHERE, SPOT.content)
     core.check()
 
 

@@ -1,5 +1,6 @@
 """Real processes for tests: started with our packages in reach, read line by line, ended by their own handle."""
 
+import codecs
 import os
 import select
 import signal
@@ -21,6 +22,7 @@ class Child:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("WIREMESH_")}
         clean |= {"PYTHONPATH": str(ROOT), **(environment or {})}
         self.text = ""
+        self._decoder = codecs.getincrementaldecoder("utf-8")()  # a read may end in the middle of a character
         self._process = subprocess.Popen(
             [sys.executable, *map(str, words)], env=clean, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
@@ -71,5 +73,5 @@ class Child:
         if self._process.stdout.closed or not select.select([self._process.stdout], [], [], max(0.0, timeout_s))[0]:
             return False
         data = os.read(self._process.stdout.fileno(), 65_536)
-        self.text += data.decode()
+        self.text += self._decoder.decode(data)
         return bool(data)

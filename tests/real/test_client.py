@@ -191,10 +191,10 @@ def test_a_deadline_ends_both_sides() -> None:
         begin = time.perf_counter()
         with pytest.raises(failures.DeadlineExceeded, match=r"not done within 0\.1 s"):
             await client.generate(0, timeout_s=0.1).all()
-        assert 0.09 < time.perf_counter() - begin < 1
+        assert 0.09 < time.perf_counter() - begin < SOON_S
         await witness.until(lambda seen: ("killed", True, True) in seen)
-        told = await (await bench.client("test.it.tell")).generate(timeout_s=5).all()
-        assert 4 < told[1] <= 5
+        told = await (await bench.client("test.it.tell")).generate(timeout_s=50).all()
+        assert 40 < told[1] <= 50
 
     play(body)
 
@@ -251,7 +251,7 @@ def test_when_every_place_is_taken_the_mesh_is_busy() -> None:
         client = await bench.client("test.it.one_at_a_time")
         taken = [client.generate(60.0) for _ in range(1_025)]
         with pytest.raises(failures.Busy) as caught:
-            await client.generate(0.0, patience_s=0.3).all()
+            await client.generate(0.0, patience_s=1.5).all()
         assert caught.value.retry_s > 0
         for stream in taken:
             stream.kill()

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from mesh import Checkpoint, Component, connect, failures
-from mesh.client import Client
+from mesh.client import PATIENCE_S, Client
+from proto import limits
 from tests.real.processes import Child
 from tests.real.witness import SOON_S, Bench, Witness, play, server
 
@@ -38,7 +39,7 @@ def test_sequential_one_item_requests() -> None:
             begin = time.perf_counter()
             assert await client.generate(number).all() == [number]
             took.append(time.perf_counter() - begin)
-        assert sorted(took)[100] < 0.02  # 0.5 ms here; a slow, busy machine must not fail it
+        assert sorted(took)[100] < 0.1  # 0.5 ms here; a slow, busy machine must not fail it
 
     play(body)
 
@@ -65,7 +66,7 @@ def test_direct_to_an_unknown_instance() -> None:
         begin = time.perf_counter()
         with pytest.raises(failures.Unavailable, match=r"instance 000000000000dead of test\.it\.echo is not there"):
             await client.direct(1, NOBODY).all()
-        assert time.perf_counter() - begin < 1
+        assert time.perf_counter() - begin < PATIENCE_S, "nobody waited for it"
 
     play(body)
 
@@ -143,7 +144,7 @@ def test_the_clients_process_dies(tmp_path: Path) -> None:
         owner.kill()
         begin = time.monotonic()
         holder.line("killed", timeout_s=SOON_S)
-        assert time.monotonic() - begin < 3, "the link told it, not the silence"
+        assert time.monotonic() - begin < limits.DEAD_S, "the link told it, not the silence"
 
 
 def test_the_worker_is_killed_in_mid_stream_and_nobody_calls_it_again(tmp_path: Path) -> None:
@@ -160,13 +161,14 @@ def test_the_worker_is_killed_in_mid_stream_and_nobody_calls_it_again(tmp_path: 
             by_pid[names[dead]].kill()
             with pytest.raises(failures.InstanceLost, match=r"was lost .* cannot resume") as caught:
                 await streams[0].all()
-            assert time.perf_counter() - begin < 1  # some milliseconds here
+            assert time.perf_counter() - begin < limits.DEAD_S, "the link told it, not the silence"  # 5 ms here
             assert caught.value.instances == (dead,)
             await anext(streams[1])
             assert client.instances() == (streams[1].instances[0],), "it is no candidate any more"
+            begin = time.perf_counter()
             with pytest.raises(failures.Unavailable, match="is not there"):
                 await client.direct(1, dead).all()
-            assert time.perf_counter() - begin < 2
+            assert time.perf_counter() - begin < PATIENCE_S, "nobody waited for it"
             for _ in range(10):
                 assert await client.generate(1).all() == [0]
 
@@ -177,7 +179,7 @@ def test_sigterm_drains(tmp_path: Path) -> None:
     async def body(bench: Bench) -> None:
         with server(tmp_path / "server.py") as worker:
             client = await bench.client("test.it.count")
-            stream = client.generate(50)
+            stream = client.generate(150)
             await anext(stream)
             worker.signal(signal.SIGTERM)
             async with asyncio.timeout(SOON_S):
@@ -185,7 +187,7 @@ def test_sigterm_drains(tmp_path: Path) -> None:
                     await asyncio.sleep(0.001)
             with pytest.raises(failures.Unavailable, match=r"no instance of test\.it\.count takes work"):
                 await client.generate(1, patience_s=0.05).all()
-            assert await stream.all() == list(range(1, 50)), "what runs is finished"
+            assert await stream.all() == list(range(1, 150)), "what runs is finished"
             assert await asyncio.to_thread(worker.wait) == 0
             assert "finished" in worker.text
 

@@ -19,6 +19,7 @@ from mesh import security
 from mesh.security import Gatekeeper, GateOpen, Key, create_key, curve_client, curve_server, self_test
 
 Context = zmq.Context[zmq.Socket[bytes]]
+SOON_S = 10.0  # on a busy machine
 GREETING = bytes([0xFF, 0, 0, 0, 0, 0, 0, 0, 0, 0x7F, 3, 1]) + b"CURVE".ljust(20, b"\0") + bytes(32)
 
 uvloop.run(asyncio.sleep(0))  # The first one opens a pipe that the process keeps.
@@ -37,14 +38,14 @@ def run(request: pytest.FixtureRequest) -> Callable[[Coroutine[Any, Any, None]],
 class House:
     """A context with a gatekeeper and a guarded inbox."""
 
-    def __init__(self, key: Key) -> None:
+    def __init__(self, key: Key, handshake_ms: int) -> None:
         self.key = key
         self.context: Context = zmq.Context()
         self.gatekeeper = Gatekeeper(self.context, key)
         self.gatekeeper.start(asyncio.get_running_loop())
         self.inbox = self.context.socket(zmq.ROUTER)
         self.inbox.linger = 0
-        self.inbox.handshake_ivl = 200
+        self.inbox.handshake_ivl = handshake_ms
         self.inbox.maxmsgsize = 1024
         curve_server(self.inbox, key)
         self.port = self.inbox.bind_to_random_port("tcp://127.0.0.1")
@@ -66,6 +67,19 @@ class House:
             visitor.send(b"let me in")
             return await self.receives(within_s)
 
+    async def refuses(self, dress: Callable[[Any], None]) -> bool:
+        """Whether the gatekeeper says no to a socket that was dressed up, and nothing of it arrives."""
+        before = self.gatekeeper.refused
+        with self.context.socket(zmq.DEALER) as visitor:
+            visitor.linger = 0
+            dress(visitor)
+            visitor.connect(f"tcp://127.0.0.1:{self.port}")
+            visitor.send(b"let me in")
+            async with asyncio.timeout(SOON_S):
+                while self.gatekeeper.refused == before:
+                    await asyncio.sleep(0.005)
+            return await self.receives(0.05) is None
+
     def close(self) -> None:
         self.inbox.close()
         self.gatekeeper.close()
@@ -73,8 +87,8 @@ class House:
 
 
 @asynccontextmanager
-async def house(key: Key) -> AsyncIterator[House]:
-    built = House(key)
+async def house(key: Key, handshake_ms: int = 5000) -> AsyncIterator[House]:
+    built = House(key, handshake_ms)
     try:
         yield built
     finally:
@@ -90,14 +104,14 @@ def test_the_key_comes_in_and_nobody_else(key: Key, run: Callable[..., None]) ->
 
     async def scenario() -> None:
         async with house(key) as ours:
-            assert await ours.try_as(lambda visitor: curve_client(visitor, key), 5) == b"let me in"
+            assert await ours.try_as(lambda visitor: curve_client(visitor, key), SOON_S) == b"let me in"
             assert await ours.try_as(lambda visitor: None) is None, "NULL"
             assert await ours.try_as(lambda visitor: visitor.set(zmq.PLAIN_USERNAME, b"admin")) is None, "PLAIN"
-            assert await ours.try_as(lambda visitor: with_secret(visitor, key, *stranger)) is None, "another key"
+            assert await ours.refuses(lambda visitor: with_secret(visitor, key, *stranger)), "another key"
             assert ours.gatekeeper.refused == 1
             wrong_secret = (key.public, stranger[1])
             assert await ours.try_as(lambda visitor: with_secret(visitor, key, *wrong_secret)) is None
-            assert await ours.try_as(lambda visitor: curve_client(visitor, key), 5) == b"let me in"
+            assert await ours.try_as(lambda visitor: curve_client(visitor, key), SOON_S) == b"let me in"
             assert (ours.gatekeeper.admitted, ours.gatekeeper.refused) == (2, 1)
 
     run(scenario())
@@ -109,9 +123,9 @@ def test_the_second_key_of_a_rotation_comes_in(key: Key) -> None:
 
     async def scenario() -> None:
         async with house(replace(key, accept=(key.public, public))) as older_house:
-            assert await older_house.try_as(lambda visitor: curve_client(visitor, newer, key.public), 5)
+            assert await older_house.try_as(lambda visitor: curve_client(visitor, newer, key.public), SOON_S)
         async with house(newer) as newer_house:
-            assert await newer_house.try_as(lambda visitor: curve_client(visitor, key, public), 5)
+            assert await newer_house.try_as(lambda visitor: curve_client(visitor, key, public), SOON_S)
 
     asyncio.run(scenario())
 
@@ -122,7 +136,7 @@ def test_the_self_test_passes_in_milliseconds(key: Key, run: Callable[..., None]
             await self_test(ours.context, key)  # The first use of a context starts its threads.
             started = asyncio.get_running_loop().time()
             await self_test(ours.context, key)
-            assert asyncio.get_running_loop().time() - started < 0.5
+            assert asyncio.get_running_loop().time() - started < 1.5  # 5 ms here
 
     run(scenario())
 
@@ -171,7 +185,7 @@ def test_many_knock_at_once(key: Key) -> None:
                 curve_client(visitor, key)
                 visitor.connect(f"tcp://127.0.0.1:{ours.port}")
                 visitor.send(b"hello")
-            assert [await ours.receives(5) for _ in visitors] == [b"hello"] * 50
+            assert [await ours.receives(SOON_S) for _ in visitors] == [b"hello"] * 50
             for visitor in visitors:
                 visitor.close()
 
@@ -184,13 +198,13 @@ def test_raw_bytes_do_no_harm_and_are_thrown_out(key: Key) -> None:
     attacks += [b"\xff" * 100_000, GREETING + b"\x02" + (2**40).to_bytes(8, "big") + bytes(1000)]
 
     async def scenario() -> None:
-        async with house(key) as ours:
+        async with house(key, handshake_ms=200) as ours:
             strangers = [plain.create_connection(("127.0.0.1", ours.port)) for _ in attacks]
             for stranger, attack in zip(strangers, attacks, strict=True):
                 stranger.setblocking(False)
                 stranger.send(attack)
-            assert await ours.try_as(lambda visitor: curve_client(visitor, key), 5) == b"let me in"
-            async with asyncio.timeout(5):
+            assert await ours.try_as(lambda visitor: curve_client(visitor, key), SOON_S) == b"let me in"
+            async with asyncio.timeout(SOON_S):
                 for stranger in strangers:
                     await until_cut_off(stranger)
             assert await ours.receives(0.05) is None

@@ -1,11 +1,12 @@
 """The examples, as real processes: what their READMEs promise."""
 
 import signal
+import time
 from contextlib import ExitStack
 
 import pytest
 
-from tests.real.processes import ROOT, Child
+from tests.real.processes import PATIENCE_S, ROOT, Child
 
 EXAMPLES = ROOT / "launch" / "examples"
 
@@ -71,19 +72,19 @@ def test_a_client_that_dies_is_a_kill(runtime: str) -> None:
         client = start(stack, "cancellation/client.py", "never")
         client.line("6")
         client.kill()
-        server.line("killed at", timeout_s=5)
+        server.line("killed at")
 
 
 def test_resumable_loses_nothing_when_its_server_is_killed(runtime: str) -> None:
     with ExitStack() as stack:
         servers = [start(stack, "resumable/server.py") for _ in range(2)]
-        client = start(stack, "resumable/client.py", 200)
+        client = start(stack, "resumable/client.py", 300)
         client.line("50 items")
         running = [server for server in servers if _has_begun(server)]
         assert len(running) == 1
         running[0].kill()
         assert client.wait() == 0
-        assert "all 200 items, each once, from 2 instances" in client.text
+        assert "all 300 items, each once, from 2 instances" in client.text
         (other,) = [server for server in servers if server is not running[0]]
         begun = int(other.line("begins at").split()[-1])
         assert begun >= 50 and begun % 5 == 0, "it went on from a checkpoint"
@@ -94,13 +95,13 @@ def test_resumable_loses_nothing_when_its_server_is_killed(runtime: str) -> None
 def test_a_drained_server_hands_its_stream_over_and_exits(runtime: str) -> None:
     with ExitStack() as stack:
         servers = [start(stack, "resumable/server.py") for _ in range(2)]
-        client = start(stack, "resumable/client.py", 200)
+        client = start(stack, "resumable/client.py", 300)
         client.line("50 items")
         (running,) = [server for server in servers if _has_begun(server)]
         running.signal(signal.SIGTERM)
-        assert running.wait(timeout_s=5) == 0, "it did not wait for the end of the stream"
+        assert running.wait() == 0
         assert client.wait() == 0
-        assert "all 200 items, each once, from 2 instances" in client.text
+        assert "all 300 items, each once, from 2 instances" in client.text
 
 
 def test_a_second_signal_exits_at_once(runtime: str) -> None:
@@ -112,8 +113,18 @@ def test_a_second_signal_exits_at_once(runtime: str) -> None:
         server.signal(signal.SIGTERM)
         with pytest.raises(AssertionError, match="it still runs"):
             server.wait(timeout_s=0.5)
+        assert ended_by_signals(server) == 128 + signal.SIGTERM
+
+
+def ended_by_signals(server: Child) -> int:
+    """The exit code. Two signals that come before a process runs again are one."""
+    end = time.monotonic() + PATIENCE_S
+    while True:
         server.signal(signal.SIGTERM)
-        assert server.wait(timeout_s=5) == 128 + signal.SIGTERM
+        try:
+            return server.wait(timeout_s=0.2)
+        except AssertionError:
+            assert time.monotonic() < end
 
 
 def _has_begun(server: Child) -> bool:

@@ -18,6 +18,7 @@ import pytest
 
 from tests.nodes.text.tiny import CONFIG, byte_level
 from tests.real.processes import PATIENCE_S, Child
+from tests.real.serving import says
 
 CHAT = "/v1/chat/completions"
 HELLO = [{"role": "user", "content": "hello world"}]
@@ -125,21 +126,21 @@ def test_the_openai_client(runtime: str, folder: Path) -> None:
 def test_a_stream_survives_the_death_of_its_worker(runtime: str, folder: Path) -> None:
     with mesh(runtime, folder) as there:
         _, port = there.frontend()
-        workers = [there.worker("--decode-ms", "0:2", "--prefill-ms", "0:1") for _ in range(2)]
+        workers = [there.worker("--decode-ms", "0:5", "--prefill-ms", "0:1") for _ in range(2)]
         until(port, 200)
         for worker in workers:
             worker.line("is ready")
-        with openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0) as client:
-            undisturbed = client.chat.completions.create(**chat(max_tokens=600)).choices[0].message.content
-            with client.chat.completions.create(**chat(max_tokens=600, stream=True)) as stream:
-                parts, killed = [], False
-                for chunk in stream:
-                    parts.append(chunk.choices[0].delta.content or "")
-                    if len(parts) == 50 and not killed:
-                        killed = True
-                        running = [one for one in workers if _runs_something(port, one)]
-                        running[0].signal(signal.SIGKILL)
-        assert "".join(parts) == undisturbed
+        with (
+            openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0) as client,
+            client.chat.completions.create(**chat(max_tokens=600, stream=True)) as stream,
+        ):
+            parts: list[str] = []
+            for chunk in stream:
+                parts.append(chunk.choices[0].delta.content or "")
+                if len(parts) == 50:
+                    running = next(one for one in workers * 50 if _runs_something(port, one))
+                    running.signal(signal.SIGKILL)
+        assert "".join(parts) == says("hello world", 600)
         assert b"wiremesh_frontend_migrations_total" in get(port, "/metrics")[1]
 
 

@@ -20,7 +20,7 @@ def run(*words: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
         name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "WIREMESH", "VIRTUAL"))
     }
     command = [str(word) for word in words]
-    return subprocess.run(command, cwd=folder, env=clean, capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run(command, cwd=folder, env=clean, capture_output=True, text=True, check=False, timeout=300)
 
 
 def must(done: subprocess.CompletedProcess[str]) -> str:

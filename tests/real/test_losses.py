@@ -11,7 +11,7 @@ import pytest
 from mesh import connect
 from mesh.links import Outboxes, new_context, terminate
 from proto.errors import Reason
-from tests.real.processes import ROOT, Child
+from tests.real.processes import PATIENCE_S, ROOT, Child
 
 LISTENER = """
     import select, sys
@@ -43,11 +43,11 @@ def test_a_killed_process_is_noticed_by_its_links(runtime: str, address: str) ->
                 assert not down.done()
                 begin = time.perf_counter()
                 child.kill()
-                assert await asyncio.wait_for(down, 10) is Reason.LINK_LOST
+                assert await asyncio.wait_for(down, PATIENCE_S) is Reason.LINK_LOST
                 took.append(time.perf_counter() - begin)
                 outboxes.close_all()
         await terminate(context)
-        assert sorted(took)[KILLS // 2] < 0.25, took  # 1 ms here
+        assert sorted(took)[KILLS // 2] < 1.0, took  # 1 ms here, and 3 s for who listens for silence
 
     asyncio.run(body())
 
@@ -58,19 +58,19 @@ def test_a_frozen_instance_loses_its_stream_and_its_late_words_change_nothing(ru
             nodes = {int(child.line("is ready").split("node ")[1][:16], 16): child for child in (first, second)}
             async with connect() as mesh:
                 client = mesh.client("demo.sums.running")
-                await client.ready(2, timeout_s=10)
-                stream = client.generate(150)
+                await client.ready(2, timeout_s=PATIENCE_S)
+                stream = client.generate(250)
                 items = [await anext(stream) for _ in range(20)]
                 frozen = nodes[stream.instances[0]]
                 begin = time.perf_counter()
                 frozen.signal(signal.SIGSTOP)
                 while len(stream.instances) == 1:
                     items.append(await anext(stream))
-                assert time.perf_counter() - begin < 6  # 3.5 s here: DEAD_S and a beat
+                assert time.perf_counter() - begin < 10  # 3.5 s here: DEAD_S and a beat
                 frozen.signal(signal.SIGCONT)
                 items += await stream.all()
-                assert items == [number * (number + 1) // 2 for number in range(1, 151)]
-                async with asyncio.timeout(10):
+                assert items == [number * (number + 1) // 2 for number in range(1, 251)]
+                async with asyncio.timeout(PATIENCE_S):
                     await client.ready(2)  # It is welcome again.
 
     asyncio.run(body())
@@ -98,7 +98,7 @@ def test_who_was_frozen_does_not_accuse_the_others(runtime: str, tmp_path: Path)
             client.line("begins")
             client.signal(signal.SIGSTOP)
             with pytest.raises(AssertionError, match="no line"):
-                client.line("paused", timeout_s=2.0)  # Less than DEAD_S: the server has not given up on it.
+                client.line("paused", timeout_s=1.6)  # Less than DEAD_S: the server has not given up on it.
             client.signal(signal.SIGCONT)
             assert client.line("paused") == "paused 1 attempts 1"
             assert client.wait() == 0

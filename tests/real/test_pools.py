@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.real.processes import Child
 from tests.real.raw_http import CHAT, ask
-from tests.real.serving import PACED, Frontend, chat, eventually, mesh, metric, node_of, ready, says, served
+from tests.real.serving import PACED, Frontend, advised, chat, eventually, mesh, metric, node_of, ready, says, served
 
 TABLE = {
     "pools": [{"name": "quick"}, {"name": "cheap", "slowness": 1}],
@@ -37,18 +37,18 @@ def test_pools(tmp_path: Path) -> None:
         await eventually(
             lambda: metric(front.port, "wiremesh_pool_nodes", node=node_of(router)), lambda found: found == 2
         )
-        assert await holder(front, first_token_ms=100) == node_of(quick)
-        assert await holder(front, first_token_ms=900) == node_of(cheap)
-        assert await holder(front) == node_of(cheap), "no target is the middle of the axis"
+        assert await advised(front, 1, lambda: holder(front, first_token_ms=100)) == node_of(quick)
+        assert await advised(front, 1, lambda: holder(front, first_token_ms=900)) == node_of(cheap)
+        assert await advised(front, 1, lambda: holder(front)) == node_of(cheap), "no target is the middle of the axis"
         nvext = {"nvext": {"router": {"ttft_target": 50}}}
-        found = await ask(front.port, CHAT, chat("hi", 4, **nvext), **SHOWN)
+        found = await advised(front, 1, lambda: ask(front.port, CHAT, chat("hi", 4, **nvext), **SHOWN))
         assert node_of(quick) in found.headers["x-wiremesh-route"]
         bad = await ask(front.port, CHAT, chat("hi", 4, routing={"first_token_ms": -1}))
         assert bad.status == 400 and "first_token_ms" in bad.json["error"]["message"]
 
     async def dies(front: Frontend, quick: Child, cheap: Child) -> None:
         """Streams that run there when it dies, and those that come after it, are complete."""
-        running = [asyncio.create_task(holder(front, f"number {n}", 120, first_token_ms=100)) for n in range(8)]
+        running = [asyncio.create_task(holder(front, f"number {n}", 400, first_token_ms=100)) for n in range(8)]
         await eventually(
             lambda: metric(front.port, "wiremesh_node_legs", node=node_of(quick)), lambda found: found >= 8
         )

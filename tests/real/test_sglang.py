@@ -3,7 +3,9 @@
 Runs where SGLang is installed: ./launch/test.sh --engine sglang
 """
 
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,13 +13,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
 
 import pytest
 
 from nodes.folder import folder_of
 from tests.engines.of_sglang import PLACE, SETTINGS, WORDS
 from tests.real import test_vllm as apart
-from tests.real.processes import ROOT
+from tests.real.processes import ROOT, Child
 from tests.real.serving import environment
 from tests.real.test_vllm import Stream, metric, processes, prompt, right, text_of, until
 
@@ -28,6 +32,8 @@ pytestmark = pytest.mark.skipif(
 MODEL = apart.MODEL
 CACHE_TOKENS = 8192
 HANDING = "--disaggregation-decode-retraction-backup none"  # its usual one needs CUDA
+SEEDED = "--enable-deterministic-inference"
+SAMPLED = {"temperature": 0.9, "seed": 11, "top_p": 0.95}
 
 
 class Mesh(apart.Mesh):
@@ -98,6 +104,10 @@ def test_two_workers_one_of_which_is_killed(tmp_path: Path) -> None:
         assert text_of(mesh, prompt(1, 100), 24) == right(prompt(1, 100), 24)
         until(lambda: metric(mesh, "wiremesh_engine_tokens_total", kind="cached") >= 64)  # sent to where it was
         until(lambda: metric(mesh, "sglang:prompt_tokens_total") > 0)  # its own metrics are there too
+        with pytest.raises(HTTPError) as refused:
+            text_of(mesh, prompt(1, 100), 24, **SAMPLED)
+        error = json.load(refused.value)["error"]
+        assert (refused.value.code, error["param"]) == (400, "seed") and SEEDED in error["message"]
         goes_on_without(mesh, "worker0")
         until(lambda: "attempts=2" in mesh.log.read_text(errors="replace"))
 
@@ -123,3 +133,64 @@ def goes_on_without(mesh: Mesh, worker: str) -> None:
     until(lambda: min(len(stream.texts) for stream in streams) >= 20)
     os.kill(mesh.worker(worker), signal.SIGKILL)
     assert [stream.whole() for stream in streams] == [right(prompt(seed, 40), 250) for seed in range(4)]
+
+
+class Upped:
+    """What `wiremesh up` has started, as those who ask it see it."""
+
+    def __init__(self, child: Child) -> None:
+        self.child = child
+        served = self.event("serving", "")
+        self.port = int(re.search(r":(\d+)", served["url"]).group(1))  # type: ignore[union-attr]
+
+    def event(self, topic: str, name: str) -> dict[str, Any]:
+        """The first event of a kind, waited for."""
+        return dict(json.loads(self.child.line(f'"event":"{topic}","text":"{name}', apart.START_S)))
+
+
+@contextmanager
+def upped(*words: object) -> Iterator[Upped]:
+    """`wiremesh up` with SGLang's workers."""
+    before = of_sglang()
+    with environment() as runtime:
+        path = os.pathsep.join([str(PLACE), str(ROOT)])
+        command = ("up", "--engine", "sglang", "--model", folder_of("demo"), "--port", 0, "--json")
+        told = ("--join", f"dir:{runtime}", *words, "--", "--", *WORDS.split(), "--max-total-tokens", CACHE_TOKENS)
+        with Child(
+            "-m", "launch.cli", *command, *told, *HANDING.split(), SEEDED, environment={**SETTINGS, "PYTHONPATH": path}
+        ) as child:
+            try:
+                yield Upped(child)
+            finally:
+                child.signal(signal.SIGINT)
+                child.wait(apart.WITHIN_S)
+    until(lambda: not of_sglang() - before)
+
+
+def empty(mesh: Upped) -> bool:
+    """No worker has a request, on its side or SGLang's, and no block is in use."""
+    used = metric(mesh, "wiremesh_engine_blocks", state="used")
+    return not used + metric(mesh, "wiremesh_engine_active_requests")
+
+
+def test_a_decode_worker_of_wiremesh_up_is_killed() -> None:
+    """In the middle of streams, and while it waits for what prefill workers compute: nothing is lost or kept."""
+    if find_spec("nixl") is None:
+        pytest.skip("NIXL is not installed here")
+    with upped("--topology", "pd", "--decode", 2) as mesh:
+        first, second = mesh.event("ready", "decode-1 is ready"), mesh.event("ready", "decode-2 is ready")
+        until(lambda: metric(mesh, "wiremesh_frontend_workers", model=MODEL) == 2)
+        kinds: list[dict[str, Any]] = [{}, SAMPLED, {}, {**SAMPLED, "seed": 12}]
+        whole = [text_of(mesh, prompt(seed, 40), 250, **kind) for seed, kind in enumerate(kinds)]
+        assert [whole[0], whole[2]] == [right(prompt(seed, 40), 250) for seed in (0, 2)]
+        streams = [Stream(mesh, prompt(seed, 40), 250, **kind) for seed, kind in enumerate(kinds)]
+        until(lambda: min(len(stream.texts) for stream in streams) >= 20)
+        os.kill(first["pid"], signal.SIGKILL)
+        assert [stream.whole() for stream in streams] == whole
+        until(lambda: empty(mesh))
+        until(lambda: metric(mesh, "wiremesh_frontend_workers", model=MODEL) == 2, apart.START_S)
+        streams = [Stream(mesh, prompt(seed, 700), 20) for seed in range(8)]
+        until(lambda: metric(mesh, "wiremesh_engine_active_requests") >= 4)
+        os.kill(second["pid"], signal.SIGKILL)
+        assert [stream.whole() for stream in streams] == [right(prompt(seed, 700), 20) for seed in range(8)]
+        until(lambda: empty(mesh))

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -88,9 +89,10 @@ def alone(runtime: str) -> None:
 
 
 @pytest.fixture
-def port() -> int:
+def port() -> Iterator[int]:
+    """Kept for those who share it: somebody's connection could get it as its own."""
     with up.reserve("127.0.0.1", 0) as place:
-        return int(place.getsockname()[1])
+        yield int(place.getsockname()[1])
 
 
 class Play:
@@ -112,7 +114,6 @@ class Play:
         end = time.monotonic() + PATIENCE_S
         while True:
             whole = self.child.text.rpartition("\n")[0].splitlines()
-            whole = self.child.text.rpartition("\n")[0].splitlines()
             events = [json.loads(line) for line in whole if line.startswith('{"event"')]
             found = [line for line in events if line["event"] == event and line.get("name", "") == name]
             if len(found) >= count:
@@ -123,10 +124,9 @@ class Play:
 
 def alive(pid: int) -> bool:
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):  # also between opening it and reading
         return False
-    return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
 
 
 def gone(*pids: int) -> bool:
@@ -286,7 +286,7 @@ def test_a_port_in_use_is_noticed_before_anything_starts() -> None:
 
 
 def test_the_port_is_kept_for_those_who_share_it(port: int) -> None:
-    with up.reserve("127.0.0.1", port), socket.socket() as stranger, socket.socket() as frontend:
+    with socket.socket() as stranger, socket.socket() as frontend:
         with pytest.raises(OSError):
             stranger.bind(("127.0.0.1", port))
         frontend.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.real.crowd import TOKENS, crowd
+from tests.real.crowd import KINDS, TOKENS, crowd, several
 from tests.real.processes import Child
 from tests.real.raw_http import CHAT, Told, ask
 from tests.real.serving import (
@@ -17,6 +17,7 @@ from tests.real.serving import (
     PACED,
     Frontend,
     Serving,
+    advised,
     chat,
     eventually,
     mesh,
@@ -33,6 +34,8 @@ ALWAYS = ("--disagg-tokens", 0)  # each prompt goes to a prefill worker, while t
 IN_PIECES = ("--step-tokens", 16, "--slots", 16, "--prefill-ms", "0:25")  # so that a prompt is under way for a while
 STAGING = "wiremesh_transfer_staging_blocks"
 BLOCK_TOKENS = 16  # of a decode worker: the second answer to one prompt waits for the first's blocks but the last
+CROWD = sum(2 if kind is several else 1 for kind in KINDS) + 1  # sequences of a crowd
+CROWDS = count()
 LONG = "a prompt that takes a while " * 12
 
 
@@ -96,14 +99,21 @@ async def moved(front: Frontend, event: str) -> float:
 # --- Nothing happens ---------------------------------------------------------------------------------------
 
 
+async def crowd_apart(front: Frontend) -> tuple[list[dict[str, Any]], float]:
+    """What is told of a crowd, and how many positions of its prompts were computed where they are decoded."""
+    before = await prefilled(front)
+    lines = await crowd(front, f"apart-{next(CROWDS)}", lambda: None)
+    return lines, await prefilled(front) - before
+
+
 def test_a_crowd_is_served_apart(house: House) -> None:
     async def main() -> None:
         await apart(house, decode)
-        before = await prefilled(house.front)
-        lines = await crowd(house.front, "apart", lambda: None)
+        lines, here = await advised(house.front, CROWD, partial(crowd_apart, house.front))
         assert all(line["nodes"][0] == node_of(prefill[0]) for line in lines)
-        assert await prefilled(house.front) - before <= BLOCK_TOKENS
-        assert await moved(house.front, "pulled") == await moved(house.front, "fetched") > 0
+        assert here <= BLOCK_TOKENS
+        pulled = await moved(house.front, "pulled")
+        await eventually(partial(moved, house.front, "fetched"), lambda found: found == pulled > 0)
         await nothing_left(house.front)
 
     with house.mesh.moment():
@@ -114,10 +124,9 @@ def test_a_crowd_is_served_apart(house: House) -> None:
 def test_blocks_of_other_sizes_and_the_bulk_transport(house: House) -> None:
     async def main() -> None:
         await apart(house, decode)
-        before = await prefilled(house.front)
-        await crowd(house.front, "sizes", lambda: None)
+        _, here = await advised(house.front, CROWD, partial(crowd_apart, house.front))
         assert await metric(house.front.port, "wiremesh_transfer_received_bytes_total", way="bulk") > 0
-        assert await prefilled(house.front) - before <= 2 * BLOCK_TOKENS
+        assert here <= 2 * BLOCK_TOKENS
         await nothing_left(house.front)
 
     with house.mesh.moment():
@@ -149,9 +158,12 @@ def test_a_model_that_computes_says_the_same(house: House) -> None:
     async def main() -> None:
         await served(front, 1, RANDOM)
         await apart(house, [decode], RANDOM)
-        before = await prefilled(front)
-        assert await texts() == alone
-        assert await prefilled(front) == before
+
+        async def here() -> tuple[list[list[str]], float]:
+            before = await prefilled(front)
+            return await texts(), await prefilled(front) - before
+
+        assert await advised(front, sum(body.get("n", 1) for body in bodies), here) == (alone, 0)
         await nothing_left(front)
 
     with house.mesh.moment():
@@ -201,7 +213,9 @@ def test_prefill_is_lost_while_it_computes_and_while_its_blocks_move(house: Hous
         asyncio.run(main())
 
 
-def test_decode_is_killed_while_it_waits_and_while_it_decodes(house: House) -> None:
+@pytest.mark.parametrize("words", [(), ("--enforce-disagg",)], ids=["computes", "fed"])
+def test_decode_is_killed_while_it_waits_and_while_it_decodes(house: House, words: tuple[str, ...]) -> None:
+    """Also where decode workers compute no prompt: who goes on elsewhere needs a prefill worker again."""
     front = house.front
 
     async def main() -> None:
@@ -231,7 +245,7 @@ def test_decode_is_killed_while_it_waits_and_while_it_decodes(house: House) -> N
 
     with house.mesh.moment():
         workers(house, "prefill", 1, *PACED[:2], *IN_PIECES)
-        decode = workers(house, "decode", 3, *PACED)
+        decode = workers(house, "decode", 3, *PACED, *words)
         asyncio.run(main())
 
 

@@ -134,7 +134,7 @@ def test_a_puller_that_is_frozen_keeps_no_memory(folder: str) -> None:
     paper = Path(folder) / "handle"
     with Child(__file__, folder, paper) as reader:
         reader.line("waiting")
-        with owner(folder, lease_s=1.0) as child:
+        with owner(folder, lease_s=2.5) as child:  # time for both to begin
             paper.with_suffix(".new").write_text(child.line("handle").split()[1])
             paper.with_suffix(".new").rename(paper)
             reader.line("moving")

@@ -209,7 +209,14 @@ def right(given: Sequence[int], tokens: int) -> str:
     return tokenizer.decode(greedy(given, tokens))
 
 
+PATTERN = "[a-z]{20,30}-[0-9]{3}"
+WORD = {"type": "string", "minLength": 10, "maxLength": 14}
+SCHEMA = {"type": "object", "properties": {"word": WORD}, "required": ["word"], "additionalProperties": False}
 SAMPLED = {"temperature": 0.9, "seed": 11, "top_p": 0.95, "frequency_penalty": 0.3}
+GUIDED = (
+    {**SAMPLED, "guided_regex": PATTERN, "ignore_eos": False},
+    {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMA}}, "ignore_eos": False},
+)
 
 
 def test_two_workers_one_of_which_is_killed(tmp_path: Path) -> None:
@@ -253,9 +260,15 @@ def test_prefill_and_decode_apart(tmp_path: Path) -> None:
         until(lambda: handed("pulled") == before + 5)
         until(lambda: handed("offered") == before + 5)
         drawn = text_of(mesh, prompt(50, 90), 60, **SAMPLED)
+        guided = [text_of(mesh, prompt(60 + seed, 90), 120, **guide) for seed, guide in enumerate(GUIDED)]
+        assert re.fullmatch(PATTERN, guided[0]) and 10 <= len(json.loads(guided[1])["word"]) <= 14
+        until(lambda: handed("pulled") == before + 8)
         os.kill(mesh.worker("prefill0"), signal.SIGSTOP)
         frozen = Stream(mesh, prompt(50, 90), 60, cache_salt="another", **SAMPLED)
+        again = [{**guide, "cache_salt": "another"} for guide in GUIDED]
+        kept = [Stream(mesh, prompt(60 + seed, 90), 120, **guide) for seed, guide in enumerate(again)]
         os.kill(mesh.worker("prefill0"), signal.SIGKILL)
         assert frozen.whole() == drawn, "computed by who decodes"
+        assert [stream.whole() for stream in kept] == guided, "under its guide from the first token on"
         until(lambda: len(mesh.left()) == 1)
         assert text_of(mesh, prompt(51, 90), 24) == right(prompt(51, 90), 24)

@@ -19,6 +19,7 @@ from tests.nodes.engines.seers import make
 from tests.real.processes import ROOT, Child
 from tests.real.serving import mesh
 from tests.real.test_media import NAME, TOKENS, Place, image
+from tests.real.test_vllm import until
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the library that makes the model
 START_S = 600.0  # two of them, on a machine of two cores that does other things beside
@@ -98,11 +99,19 @@ def test_its_own_tower_and_an_encoder_show_it_the_same(tmp_path: Path, model: Pa
 @pytest.mark.skipif(find_spec("nixl") is None, reason="NIXL is not installed here")
 def test_encoder_prefill_and_decode_apart_say_the_same(tmp_path: Path, model: Path, said: list[str]) -> None:
     with seers(tmp_path / "mesh", model) as there:
-        there.encoder()
+        encoder = there.encoder()
         for role in ("prefill", "decode"):
             there.vllm(role)
         there.router("--disagg-tokens", 0)
         there.front()
         assert [there.says(*parts) for parts in SHOWN] == said
-        assert there.metric("wiremesh_transfer_handovers_total{", 'event="pulled"') >= len(SHOWN)
+        pulled = 'event="pulled"'
+        assert there.metric("wiremesh_transfer_handovers_total{", pulled) >= len(SHOWN)
         assert there.says(*SHOWN[0], max_tokens=TOKENS) == said[0]
+        assert there.parts(ENCODED) == 2, "who goes on has what the prefill had, and does not look again"
+        assert there.parts(FETCHED) == 4, "each by the prefill, and by who goes on"
+        encoder.kill()
+        until(lambda: there.parts(ENCODED) == 0)
+        there.says(image(3))
+        assert there.parts(ENCODED) == 1, "by the prefill's own eyes, once"
+        assert there.parts(FETCHED) == 5

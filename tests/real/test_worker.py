@@ -19,6 +19,7 @@ from mesh.core import Finish
 from nodes import generation, names
 from nodes.card import FileRequest, ModelCard
 from nodes.contract.engine import Sampling
+from nodes.endpoints import Drain
 from nodes.engines.sim import continuation
 from nodes.generation import Generation
 from nodes.metrics import Family
@@ -26,7 +27,8 @@ from nodes.text.tokenizer import ModelFiles, Tokenizer, digest
 from proto.errors import Reason
 from tests.nodes.engines.models import engine_of, greedy, run
 from tests.nodes.test_loading import model_folder
-from tests.real.processes import Child
+from tests.real.processes import PATIENCE_S, Child
+from tests.real.serving import node_of
 from tests.real.tokens import Tokens, ask, play, workers
 
 MODEL = "tiny"
@@ -182,8 +184,9 @@ def test_a_cancel_gives_the_room_back(place: Place) -> None:
         assert (await first.done()).reason is Reason.KILLED
         await second.until(3)
         second.kill()
-        while (await metrics(actor, node))["wiremesh_engine_requests_total", "cancelled"] < 2:
-            pass
+        async with asyncio.timeout(PATIENCE_S):
+            while (await metrics(actor, node))["wiremesh_engine_requests_total", "cancelled"] < 2:
+                pass
         assert (await status(actor, node))["load"] == {
             "running": 0,
             "waiting": 0,
@@ -201,18 +204,17 @@ def test_a_cancel_gives_the_room_back(place: Place) -> None:
 def test_streams_survive_the_end_of_their_worker(place: Place, how: str) -> None:
     """Token for token, whether it was told to leave, was killed, crashed, or needed the room."""
     more = {"crash": ("--fault", "crash@500"), "preempt": ("--hand-over", "--blocks", 60)}.get(how, ())
-    one = place.sim("one", *PACED, *more)
+    one, two = place.sim("one", *PACED, *more), place.sim("two", *PACED)
 
     async def body(actor: Actor) -> None:
-        (node,) = await workers(actor, MODEL)
+        await workers(actor, MODEL, 2)
+        node = int(node_of(one), 16)
         spoken = (await status(actor, node))["tokens"]
-        streams = [ask(actor, MODEL, range(number, number + 40), Generation(600)) for number in range(4)]
+        streams = [ask(actor, MODEL, range(number, number + 40), Generation(600), pinned=node) for number in range(4)]
         for stream in streams[:3]:
             await stream.until(3)
-        place.sim("two", *PACED)
-        await workers(actor, MODEL, 2)
         if how == "drain":
-            assert place.start("drain", "one").wait() == Exit.OK
+            await asked(actor, names.DRAIN, node, Drain())
         elif how == "sigterm":
             one.signal(signal.SIGTERM)
         elif how == "kill":
@@ -222,6 +224,7 @@ def test_streams_survive_the_end_of_their_worker(place: Place, how: str) -> None
             whole(stream, finish, spoken)
             assert finish.position == 600
         assert max(finish.attempts for finish in finishes) > 1
+        assert {finish.nodes[-1] for finish in finishes} >= {int(node_of(two), 16)}
 
     play(place.join, body)
     if how == "crash":
@@ -235,7 +238,7 @@ def test_a_crash_is_one_line_and_an_exit_code(place: Place) -> None:
 
     async def body(actor: Actor) -> None:
         await workers(actor, MODEL)
-        finish = await ask(actor, MODEL, [1, 2], Generation(50), timeout_s=1.0).done()
+        finish = await ask(actor, MODEL, [1, 2], Generation(50), timeout_s=2.0).done()
         assert finish.reason is not Reason.LENGTH
 
     play(place.join, body)
@@ -252,8 +255,9 @@ def test_a_fault_on_demand(place: Place) -> None:
         stream = ask(actor, MODEL, [1, 2], Generation(200))
         await stream.until(5)
         child.signal(signal.SIGUSR2)
-        while not (await metrics(actor, node))["wiremesh_engine_faults_total",]:
-            pass
+        async with asyncio.timeout(PATIENCE_S):
+            while not (await metrics(actor, node))["wiremesh_engine_faults_total",]:
+                pass
         seen = stream.position
         assert seen < 200
         child.signal(signal.SIGUSR2)
@@ -272,7 +276,7 @@ def test_a_router_says_where_and_why(place: Place) -> None:
     async def body(actor: Actor) -> None:
         nodes = await workers(actor, MODEL, 2)
         finishes: list[Finish] = []
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             while len(finishes) < 4:  # until the router has met both
                 finish = await ask(actor, MODEL, [1, 2], Generation(3), routed=True).done()
                 assert finish.reason is Reason.LENGTH
@@ -289,7 +293,7 @@ def test_drain_finds_its_node_and_says_what_it_did(place: Place) -> None:
     found = re.search(r"node ([0-9a-f]{16})", two.line("is ready"))
     assert found is not None
     for wanted, child in (("one", one), (found[1][:8], two), ("away", router)):
-        drain = place.start("drain", wanted, "--grace-s", 5, "--wait-s", 1)
+        drain = place.start("drain", wanted, "--grace-s", 5, "--wait-s", 10 if len(wanted) < 8 else 2)
         assert drain.wait() == Exit.OK, drain.text
         assert re.search(r"\) is leaving\n.* has left the mesh after \d", drain.text), drain.text
         assert child.wait() == Exit.OK
@@ -308,7 +312,7 @@ def test_drain_explains_what_it_cannot_do(place: Place) -> None:
 
 def test_nodes_show_what_is_served(place: Place) -> None:
     place.sim("one")
-    shown = place.start("nodes", "--json")
+    shown = place.start("nodes", "--json", "--wait-s", 2)
     assert shown.wait() == Exit.OK
     (line,) = [line for line in shown.text.splitlines() if line.startswith("{")]
     assert "generate/tiny" in json.loads(line)["endpoints"]

@@ -11,7 +11,7 @@ async def main(how: str) -> None:
     async with connect() as mesh:
         client = mesh.client("demo.middle.count")
         await client.ready(timeout_s=10)
-        context = Context(timeout_s=0.5 if how == "deadline" else None)
+        context = Context(timeout_s=2 if how == "deadline" else None)
         got = 0
         try:
             async for number in client.generate(1_000, context=context):

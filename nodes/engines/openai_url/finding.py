@@ -9,8 +9,9 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from nodes.contract.engine import Job
+from nodes.contract.engine import Job, Sampling
 from nodes.engines.openai_url.client import answers, fetched, sentence
+from nodes.engines.openai_url.guides import OLLAMA, RARE_TOKENS, TONGUES, guided, understood
 from nodes.engines.openai_url.http import Place, Unreachable
 from nodes.engines.openai_url.wire import WAYS, Dialect, Said, Way, asked
 from nodes.engines.outside import EngineRefused, JobLost
@@ -21,6 +22,7 @@ WAIT_S = 600.0  # for a server that is not up yet: a large model loads for minut
 AGAIN_S = 0.5
 PROBE = "The quick brown fox"
 PROBE_TOKENS = 2
+OURS = "wiremesh"  # who owns its models
 
 
 class Settings(Struct, frozen=True):
@@ -76,7 +78,7 @@ async def _listed(settings: Settings) -> list[Any]:
 async def _probed(place: Place, dialect: Dialect, tokenizer: Tokenizer, ollama: bool) -> Dialect:
     """The best way in which it answers."""
     prompt, why = tokenizer.encode(PROBE, add_special=False), ""
-    job = Job(None, prompt, max_tokens=PROBE_TOKENS)
+    job = Job(None, prompt, max_tokens=PROBE_TOKENS, sampling=Sampling(temperature=0.0))
     for way in [Way.OLLAMA] if ollama else WAYS:
         for takes_ids in (False,) if ollama else (True, False):
             tried = replace(dialect, way=way, takes_ids=takes_ids)
@@ -90,8 +92,38 @@ async def _probed(place: Place, dialect: Dialect, tokenizer: Tokenizer, ollama: 
                 raise EngineRefused(f"{place.url} does not answer a first request: {error}") from None
             if way in (Way.TEXT, Way.OLLAMA) or any(one.tokens for one in found):
                 _check(place, tokenizer, found, len(prompt) if takes_ids else 0)
-                return tried
+                seeds = dialect.owner != OURS or await _heeds_seeds(place, tried)
+                return replace(tried, seeds=seeds, tongue=await _tongue(place, tried, tokenizer))
     raise EngineRefused(f"{place.url} does not take completions: {why}")
+
+
+async def _tongue(place: Place, dialect: Dialect, tokenizer: Tokenizer) -> str:
+    """How this server is told what an answer must be; empty if in no way."""
+    prompt = tokenizer.encode(PROBE, add_special=False)
+    for name, tongue in (OLLAMA if dialect.way is Way.OLLAMA else TONGUES).items():
+        job = Job(None, prompt, sampling=Sampling(temperature=0.0))
+        words = guided(name, tongue.probe)
+        body = asked(dialect, job, prompt if dialect.takes_ids else PROBE, RARE_TOKENS, words)
+        try:
+            found = [one async for one in answers(place, dialect, body)]
+        except (ValueError, JobLost):  # It does not speak so, and some break at what they do not know.
+            continue
+        if understood("".join(one.text for one in found)):
+            return name
+    return ""
+
+
+async def _heeds_seeds(place: Place, dialect: Dialect) -> bool:
+    """Whether a mesh of ours takes a seed: it refuses one that its engine would forget."""
+    body = asked(dialect, Job(None, ()), PROBE, 1)
+    try:
+        async for _ in answers(place, dialect, body):
+            pass
+    except ValueError as error:
+        return "`seed`" not in str(error)
+    except JobLost as error:
+        raise EngineRefused(f"{place.url} does not answer a second request: {error}") from None
+    return True
 
 
 def _check(place: Place, tokenizer: Tokenizer, found: Sequence[Said], length: int) -> None:

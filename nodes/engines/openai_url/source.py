@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from nodes.contract.engine import BlockEvent, Card, Ending, EngineLoad, Job, Logprobs
 from nodes.engines.openai_url.client import answers, fetched
 from nodes.engines.openai_url.finding import Settings, find
+from nodes.engines.openai_url.guides import Otherwise, Skipping, guided, refusal
 from nodes.engines.openai_url.http import Unreachable
 from nodes.engines.openai_url.texts import Bytes, Writer
 from nodes.engines.openai_url.wire import Dialect, Said, Way, asked
@@ -53,10 +54,14 @@ class UrlSource:
             resumes_exactly=False,
             tells_blocks=False,
             lacks=self._dialect.lacks,
+            guides=bool(self._dialect.tongue),
+            unseeded="" if self._dialect.seeds else "before a server that heeds it",
         )
 
     def refusal(self, job: Job) -> str | None:
-        return "a server behind a URL gets no pictures, sounds or clips" if job.media else None
+        if job.media:
+            return "a server behind a URL gets no pictures, sounds or clips"
+        return refusal(self._dialect.tongue, job.guide)
 
     async def stream(self, job: Job) -> AsyncIterator[Piece]:
         outcome = "cancelled"
@@ -65,6 +70,9 @@ class UrlSource:
             async for piece in self._pieces(job):
                 yield piece
             outcome = "complete"
+        except Otherwise:
+            outcome = "lost"
+            raise JobLost("a stream has moved here, and the server says something else than was said before") from None
         except JobLost:
             outcome = "lost"
             raise
@@ -76,12 +84,15 @@ class UrlSource:
             self._outcomes[outcome] += 1
 
     async def _pieces(self, job: Job) -> AsyncIterator[Piece]:
-        sequence = sequence_of(job)
-        budget = min(budget_of(job), self._dialect.context - len(sequence))
-        writer = Writer(self._tokenizer, self._single, sequence)
-        made, ending, usage = 0, None, Said()
-        last = Piece()
-        async for one in answers(self._place, self._dialect, asked(self._dialect, job, self._prompt(job), budget)):
+        skipping, begun = self._begun(job)
+        sequence, made = sequence_of(begun), len(job.generated) - len(begun.generated)
+        budget = min(budget_of(begun), self._dialect.context - len(sequence))
+        writer = Writer(self._tokenizer, self._single, sequence_of(job))
+        ending, usage, last = None, Said(), Piece()
+        words = guided(self._dialect.tongue, job.guide)
+        body = asked(self._dialect, begun, self._prompt(begun), budget, words)
+        async for said in answers(self._place, self._dialect, body):
+            one = skipping.rest(said)
             tokens = writer.tokens(one.text) if one.tokens is None else one.tokens
             made += len(tokens)
             ending = one.ending or ending
@@ -95,8 +106,18 @@ class UrlSource:
                 last = Piece()
         if ending in (None, Ending.LOST):
             raise JobMoved("the server ended the stream before it was complete")
+        if not skipping.over:
+            raise Otherwise
         self._count(usage, len(sequence), made)
         yield replace(last, ending=ending, cached_tokens=usage.cached_tokens)
+
+    def _begun(self, job: Job) -> tuple[Skipping, Job]:
+        """What a server is asked for, and what of its answer was told before: where it counts from its own beginning,
+        it begins anew."""
+        if job.guide is None:
+            return Skipping([], ""), job
+        said = [*job.generated]
+        return Skipping(said, self._tokenizer.decode(said) if said else ""), replace(job, generated=[])
 
     def _prompt(self, job: Job) -> str | list[int]:
         sequence = sequence_of(job)

@@ -4,7 +4,7 @@ All take `POST /completions` and stream server-sent events; Ollama is asked in i
 prompt is taken as it is. Dialects differ in what they add: token ids in the prompt, and four ways to give ids back.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from math import isfinite
 from typing import Any
@@ -17,6 +17,7 @@ from nodes.contract.engine import Ending, Job, Logprobs
 TEXT_CHARS_MAX = 300  # of what a server says went wrong
 LINE_BYTES_MAX = 4 << 20  # of one event: a token with all its log-probabilities has some kilobytes
 SEED_MAX = 2**31  # some servers take no more
+NOTHING: Mapping[str, object] = {}
 LEAST = -9999.0  # what JSON says for minus infinity
 
 
@@ -50,6 +51,8 @@ class Dialect(Struct, frozen=True):
     way: Way = Way.TEXT
     takes_ids: bool = False  # a prompt of token ids
     context: int = 0  # positions; Ollama takes any, and by itself a short one
+    seeds: bool = True  # it takes one: a mesh of ours may refuse it
+    tongue: str = ""  # how it is told what an answer must be, see `guides`; empty: it cannot be
 
     @property
     def path(self) -> str:
@@ -75,14 +78,16 @@ class Said(Struct):
     error: str = ""
 
 
-def asked(dialect: Dialect, job: Job, prompt: str | Sequence[int], budget: int) -> bytes:
-    """The body of a request."""
+def asked(
+    dialect: Dialect, job: Job, prompt: str | Sequence[int], budget: int, more: Mapping[str, object] = NOTHING
+) -> bytes:
+    """The body of a request. `more`: what else it says."""
     sampling = job.sampling
     seed = (sampling.seed + len(job.generated)) % SEED_MAX  # a stream that has moved must not draw the same again
     body: dict[str, object] = {
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
-        "seed": seed,
+        **({"seed": seed} if dialect.seeds else {}),
         "frequency_penalty": sampling.frequency_penalty,
         "presence_penalty": sampling.presence_penalty,
     }
@@ -93,8 +98,10 @@ def asked(dialect: Dialect, job: Job, prompt: str | Sequence[int], budget: int) 
     body |= {theirs: getattr(sampling, ours) for ours, theirs in named.items() if _differs(sampling, usual, ours)}
     if dialect.way is Way.OLLAMA:
         options = {**body, "num_predict": budget, "num_ctx": dialect.context}
-        return _json({"model": dialect.model, "prompt": prompt, "raw": True, "stream": True, "options": options})
-    body |= {"model": dialect.model, "prompt": prompt, "max_tokens": budget, "stream": True}
+        return _json(
+            {"model": dialect.model, "prompt": prompt, "raw": True, "stream": True, "options": options, **more}
+        )
+    body |= {"model": dialect.model, "prompt": prompt, "max_tokens": budget, "stream": True, **more}
     body |= {"stream_options": {"include_usage": True}, **WAYS[dialect.way]}
     if sampling.logprobs >= 0:
         numbered = {} if dialect.way is Way.CONTENT else WAYS[Way.NUMBERED]

@@ -57,6 +57,7 @@ LOAD_S = 0.05  # older figures are asked for again: they are in shared memory
 END_S = 5.0  # for its schedulers to end by themselves
 REAPED_S = 2.0  # from a kill to the end: a process that holds much memory takes a while
 PROBED_S = 10.0  # without a word from its scheduler: ask it for one
+SEEDS = "with -- --enable-deterministic-inference"
 QUIET_S = 10.0  # before it sleeps: until it has done what it had begun for jobs that are over
 LEVELS = {1: ("kv_cache",), 2: ("kv_cache", "weights")}  # what it gives back, asleep
 
@@ -115,7 +116,11 @@ class SglangSource:
         slots = self._slots(blocks)
         own = model.hf_eos_token_id or ()
         loras = tuple(manager.lora_registry.get_all_adapters()) if manager.enable_lora else ()
-        lacks = {"min_tokens": options.role == "decode", "priority": not manager.enable_priority_scheduling}
+        lacks = {
+            "min_tokens": options.role == "decode",
+            "priority": not manager.enable_priority_scheduling,
+            "min_p": self._seeded,  # its scheduler dies of one, in its deterministic mode
+        }
         return Card(
             "sglang",
             self._folder.name,
@@ -127,7 +132,7 @@ class SglangSource:
             tuple(dict.fromkeys((*self._eos, *sorted(own)))),
             resumes_sampling=self._seeded,
             resumes_exactly="float32" in str(model.dtype),
-            tells_blocks=options.caching and not embeds,
+            tells_blocks=options.caching and not embeds and not manager.config_value("disable_radix_cache"),
             sleeps=bool(settings.enable_memory_saver),
             loras=loras,
             lacks=tuple(name for name, is_so in lacks.items() if is_so),
@@ -137,6 +142,7 @@ class SglangSource:
             embeds=int(model.hidden_size) if embeds else 0,
             generates=not embeds,
             ranks=ranks,
+            unseeded="" if self._seeded else SEEDS,
         )
 
     def _slots(self, blocks: int) -> int:

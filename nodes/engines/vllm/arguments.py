@@ -193,7 +193,8 @@ def _connector(known: argparse.Namespace, role: str) -> float:
                 "as in -- --kv-transfer-config '{\"kv_connector\": ...}'"
             )
         # What cannot be fetched is computed: exact, and only slower.
-        config = kind(kv_connector="NixlConnector", kv_role="kv_both", kv_load_failure_policy="recompute")
+        part_of = "kv_producer" if role == "prefill" else "kv_consumer"
+        config = kind(kv_connector="NixlConnector", kv_role=part_of, kv_load_failure_policy="recompute")
         known.kv_transfer_config = config
     if config is None:
         return LEASE_S

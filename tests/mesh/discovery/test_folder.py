@@ -44,7 +44,7 @@ class Listener:
         self.changed.set()
 
     async def until(self, condition: Callable[[], object]) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while not condition():
                 self.changed.clear()
                 await self.changed.wait()
@@ -86,7 +86,7 @@ def test_a_removed_file_and_a_removed_directory_come_back(tmp_path: Path) -> Non
             file.unlink()
             if not list((tmp_path / "mesh").iterdir()):
                 (tmp_path / "mesh").rmdir()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 while not file.exists():
                     await asyncio.sleep(0.01)
         await way.stop()
@@ -173,10 +173,10 @@ def test_a_file_server_that_hangs_stops_neither_the_loop_nor_the_end(
         await asyncio.sleep(0.05)
         started = asyncio.get_running_loop().time()
         await way.stop()
-        assert asyncio.get_running_loop().time() - started < 1
+        assert asyncio.get_running_loop().time() - started < 5
         os.write(writing, b"x")
         os.close(writing)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while any(thread.name == "discovery folder" for thread in module.threading.enumerate()):
                 await asyncio.sleep(0.01)
         os.close(reading)

@@ -55,7 +55,7 @@ def play(server: Server, body: Body, **settings: Any) -> UrlSource:
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(20):
         while not holds():
             await asyncio.sleep(0.001)
 
@@ -151,6 +151,15 @@ def test_what_a_server_cannot_do_is_refused() -> None:
         ):
             assert "cannot do" in (engine.submit(job) or "")
         engine.stop()
+
+
+@pytest.mark.parametrize("deaf", [False, True])
+def test_a_seed_goes_to_a_mesh_that_heeds_seeds(deaf: bool) -> None:
+    with serving(Manner("wiremesh", deaf=deaf)) as server:
+        source = source_of(server)
+        assert bool(source.start().unseeded) is deaf, "and to no other: it would refuse whatever is sampled"
+        asyncio.run(_drained(source, Job("a", PROMPT, sampling=Sampling(seed=7))))
+        assert ("seed" in server.bodies[-1]) is not deaf
 
 
 def test_what_is_asked_for_reaches_the_server() -> None:

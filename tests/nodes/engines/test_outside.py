@@ -225,7 +225,7 @@ def test_one_bad_answer_is_no_death(monkeypatch: pytest.MonkeyPatch) -> None:
     source.probe = probe
 
     async def body(host: OutsideHost, listener: Listener) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(20):
             while len(asked) < 20:
                 await asyncio.sleep(0)
         assert not listener.crashes
@@ -281,7 +281,7 @@ def test_it_stops_within_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
 
     began = time.monotonic()
     play(source, body)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 10
 
 
 def test_one_that_cannot_start_says_why_in_a_sentence() -> None:
@@ -331,12 +331,12 @@ def test_sleeping_takes_no_jobs() -> None:
         engine.sleep(1)
         engine.sleep(1)
         assert engine.submit(Job("a", [5])) == "the engine is asleep" and engine.load().asleep == 0
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(20):
             while engine.load().asleep != 1:
                 await asyncio.sleep(0)
         engine.wake()
         assert engine.submit(Job("a", [5])) == "the engine is asleep"
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(20):
             while engine.load().asleep:
                 await asyncio.sleep(0)
         assert engine.submit(Job("a", [5])) is None

@@ -7,15 +7,16 @@ import asyncio
 import gc
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from nodes.contract import blocks
-from nodes.contract.engine import Ending, Job
+from nodes.contract.engine import Ending, Job, Sampling
 from nodes.engines.outside import EngineRefused
 from nodes.engines.sglang import source as source_module
 from tests.conftest import children, threads
@@ -125,6 +126,36 @@ def told_of(engine: Harness, rank: int) -> set[int]:
     """What a rank's cache holds."""
     engine.turn()
     return {name for event in engine.events if event.rank == rank for name in event.hashes}
+
+
+@installed
+def test_in_its_deterministic_mode_it_heeds_seeds(real: Harness) -> None:
+    """What it draws is a function of seed and position: twice the same, beside others, and from any position on."""
+    assert "--enable-deterministic-inference" in real.card.unseeded and not real.card.resumes_sampling
+    engine = Harness(sglang(DEMO, 4, 4096, True, "--enable-deterministic-inference"), outside=True)
+    try:
+        assert engine.card.resumes_sampling and not engine.card.unseeded
+        said: dict[object, list[int]] = {}
+        for number, kind in enumerate(KINDS):
+            first, *others = engine.run(*[drawn((number, name), seed, kind) for name, seed in enumerate((5, 5, 6))])
+            said[number] = list(first.tokens)
+            assert [list(one.tokens) == said[number] for one in others] == [True, False], kind
+            moved = [drawn((number, "cut", cut), 5, kind, said[number][:cut]) for cut in CUTS]
+            assert [list(one.tokens) for one in engine.run(*moved)] == [said[number][cut:] for cut in CUTS], kind
+        refusal = engine.submit(drawn("it would die of it", 5, {"min_p": 0.1}))
+        assert refusal is not None and "min_p" in refusal
+        assert list(engine.run(drawn("it lives", 5, KINDS[0]))[0].tokens) == said[0]
+    finally:
+        engine.stop()
+
+
+KINDS: list[dict[str, Any]] = [{}, {"top_p": 0.9}, {"top_k": 20}, {"top_k": 50, "top_p": 0.8}]
+CUTS = (1, 7, 16, 25, 39)
+
+
+def drawn(key: Hashable, seed: int, kind: dict[str, Any], said: Sequence[int] = ()) -> Job:
+    sampling = Sampling(temperature=0.9, seed=seed, **kind)
+    return job(key, [*range(40, 60)], 40, generated=said, sampling=sampling)
 
 
 def adapter(folder: Path, seed: int) -> Path:

@@ -242,7 +242,8 @@ def test_somebody_may_change_the_logits_inside_vllm_too() -> None:
 
         from nodes.engines.vllm.arguments import PROCESSORS
         from nodes.engines.vllm.drawing import Drawn, KeyedSampling
-    config = SimpleNamespace(additional_config={PROCESSORS: [f"{__name__}:no_fives"]})
+    model = SimpleNamespace(runner_type="generate", tokenizer="no directory", model="no directory")  # nor any guides
+    config = SimpleNamespace(additional_config={PROCESSORS: [f"{__name__}:no_fives"]}, model_config=model)
     sampler = KeyedSampling(config, torch.device("cpu"), False)
     job = Job("a", PROMPT, sampling=GREEDY)
     told = asked(job, EOS, True, NOW, processed=True).params["extra_args"][EXTRA]
@@ -297,24 +298,3 @@ def test_a_side_channel_that_is_taken_is_refused(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed here")
 def test_without_vllm_it_says_how_to_get_it() -> None:
     assert "wiremesh engines install vllm" in refused()
-
-
-@needs_vllm
-def test_adapters_do_not_mix(tmp_path: Path) -> None:
-    """On a CPU vLLM 0.32 gives who wants none the last one's, unless there is a slot to spare."""
-    from tests.engines.harness import Harness, job
-    from tests.engines.of_vllm import adapter, vllm
-    from tests.engines.reference import greedy
-
-    names = ("", "poet", "clerk")
-    modules = [f"{name}={adapter(tmp_path / name, seed)}" for seed, name in enumerate(names) if name]
-    engine = vllm(folder_of("demo"), 8, 64 << 20, True, "--max-lora-rank", "8", "--lora-modules", *modules)
-    harness = Harness(engine, outside=True)
-    try:
-        assert harness.card.loras == ("poet", "clerk")
-        alone = {name: list(harness.run(job(f"alone {name}", PROMPT, 12, lora=name))[0].tokens) for name in names}
-        assert alone[""] == greedy(PROMPT, 12) and len({tuple(said) for said in alone.values()}) == 3
-        jobs = [job((name, number), PROMPT, 12, lora=name) for number in range(2) for name in names]
-        assert [list(found.tokens) for found in harness.run(*jobs)] == [alone[one.lora] for one in jobs]
-    finally:
-        harness.stop()

@@ -1,4 +1,4 @@
-"""vLLM with other models than one that talks on one rank: embeddings, and ranks. Needs vLLM."""
+"""vLLM with other models than one that talks on one rank: embeddings, ranks, and adapters. Needs vLLM."""
 
 import gc
 from collections.abc import Iterator, Sequence
@@ -18,6 +18,7 @@ from tests.engines.reference import greedy
 
 pytestmark = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed here")
 CACHE_BYTES = 64 << 20
+PROMPT = [*range(40, 60)]
 
 
 @pytest.fixture(autouse=True)
@@ -84,3 +85,22 @@ def test_each_rank_has_a_cache_of_its_own() -> None:
 def stored(harness: Any) -> dict[int, int]:
     """How many blocks each rank has told of at last."""
     return {event.rank: len(event.hashes) for event in harness.events if event.kind == "stored"}
+
+
+def test_adapters_do_not_mix(tmp_path: Path) -> None:
+    """On a CPU vLLM 0.32 gives who wants none the last one's, unless there is a slot to spare."""
+    from tests.engines.harness import Harness, job
+    from tests.engines.of_vllm import adapter, vllm
+
+    names = ("", "poet", "clerk")
+    modules = [f"{name}={adapter(tmp_path / name, seed)}" for seed, name in enumerate(names) if name]
+    engine = vllm(folder_of("demo"), 8, 64 << 20, True, "--max-lora-rank", "8", "--lora-modules", *modules)
+    harness = Harness(engine, outside=True)
+    try:
+        assert harness.card.loras == ("poet", "clerk")
+        alone = {name: list(harness.run(job(f"alone {name}", PROMPT, 12, lora=name))[0].tokens) for name in names}
+        assert alone[""] == greedy(PROMPT, 12) and len({tuple(said) for said in alone.values()}) == 3
+        jobs = [job((name, number), PROMPT, 12, lora=name) for number in range(2) for name in names]
+        assert [list(found.tokens) for found in harness.run(*jobs)] == [alone[one.lora] for one in jobs]
+    finally:
+        harness.stop()

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from nodes.engines.sim import continuation
 from nodes.loading import spoken
+from nodes.openai import errors
 from nodes.text.tokenizer import Tokenizer
 from tests.nodes.text.tiny import byte_level
 
@@ -37,6 +38,7 @@ class Manner(Struct):
     key: str = ""
     pause_s: float = 0.0  # between two events
     slots: int = 1_000
+    deaf: bool = False  # it refuses a seed that would change nothing
 
 
 VLLM = Manner()
@@ -176,6 +178,9 @@ class Server:
             return
         if manner.strict and unknown:
             await _whole(writer, 422, {"detail": [{"msg": f"not permitted: {sorted(unknown)}"}]})
+            return
+        if manner.deaf and "seed" in body and body["temperature"]:
+            await _whole(writer, 400, json.loads(errors.body(errors.unseeded("with -- --some-flag"))))
             return
         ids = prompt if isinstance(prompt, list) else self.tokenizer.encode(prompt, add_special=False)
         count = body["options"]["num_predict"] if "options" in body else body["max_tokens"]

@@ -326,7 +326,7 @@ async def request(port: int, method: str, path: str, body: bytes, headers: dict[
         return Answer(reading.status, reading.headers, reading.body)
 
 
-async def eventually(holds: Callable[[], object], timeout_s: float = 5.0) -> None:
+async def eventually(holds: Callable[[], object], timeout_s: float = 20.0) -> None:
     """Return when it holds."""
     async with asyncio.timeout(timeout_s):
         while not holds():

@@ -61,7 +61,7 @@ def test_garbage(name: str) -> None:
             answer = await there.post(CHAT, BODIES[name])
             assert 400 <= answer.status < 500, (answer.status, answer.body[:200])
             assert set(answer.error) == {"message", "type", "param", "code"} and len(answer.error["message"]) < 500
-            assert time.perf_counter() - began < 5
+            assert time.perf_counter() - began < 15  # 0.2 s here, and a minute for who counts what is not there
             assert (await there.post(CHAT, chat())).status == 200
 
     asyncio.run(main())
@@ -78,7 +78,7 @@ async def raw(there: House, data: bytes) -> AsyncIterator[Reading]:
 
 
 async def answered(there: House, data: bytes) -> Answer:
-    async with raw(there, data) as reading, asyncio.timeout(10):
+    async with raw(there, data) as reading, asyncio.timeout(20):
         await reading.head()
         return Answer(reading.status, reading.headers, await reading.rest())
 

@@ -121,6 +121,26 @@ def test_what_is_wrong_is_said_before_the_mesh_hears_of_it(fields: dict[str, Any
     served(test)
 
 
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a cat"}]}),
+        ("/v1/completions", {"prompt": "a cat"}),
+        ("/v1/embeddings", {"input": "a cat"}),
+        ("/tokenize", {"prompt": "a cat"}),
+    ],
+)
+def test_who_wants_text_of_it_is_told_what_it_makes_and_where(path: str, fields: dict[str, Any]) -> None:
+    async def test(there: House, painter: Painter) -> None:
+        found = await there.post(path, {"model": NAME, **fields})
+        assert (found.status, found.error["code"]) == (400, "model_not_supported"), found.body
+        assert "makes pictures or clips" in found.error["message"] and PATH in found.error["message"]
+        nobody = await there.post(path, {"model": "nobody", **fields})
+        assert (nobody.status, nobody.error["code"]) == (404, "model_not_found")
+
+    served(test)
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_what_the_model_cannot_make_is_told_in_its_words(stream: bool) -> None:
     async def test(there: House, painter: Painter) -> None:

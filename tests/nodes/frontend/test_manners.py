@@ -327,6 +327,21 @@ def test_metrics_and_the_log() -> None:
     served(test)
 
 
+@pytest.mark.parametrize("answer", [None, []])
+def test_a_scrape_says_who_is_missing_from_it(answer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def asked(*_: object) -> Any:
+        return answer
+
+    async def test(there: House) -> None:
+        there.actor.node.instances = lambda endpoint: (7, 8)
+        lines = (await there.get("/metrics")).body.decode().splitlines()
+        (line,) = [line for line in lines if line.startswith("wiremesh_scrape_silent_nodes{")]
+        assert line.endswith(" 2.0" if answer is None else " 0.0")
+
+    monkeypatch.setattr("nodes.frontend.scrape._asked", asked)
+    served(test)
+
+
 def test_the_expected_tokens_arrive() -> None:
     async def test(there: House) -> None:
         ids = byte_level().encode("hello world")

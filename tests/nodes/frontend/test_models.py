@@ -125,6 +125,16 @@ def test_a_model_has_what_all_its_workers_have() -> None:
     assert (models.models["m"].context, models.models["m"].vocabulary) == (100, 100)
 
 
+def test_who_has_to_be_fed_is_known_by_its_feeders() -> None:
+    models: Models[str] = Models()
+    models.offered({"generate/m": (1, 2), "prefill/m": (3,)}, 0.0)
+    models.card(1, card("d"), 0.0)
+    models.card(3, card("d"), 0.0)
+    assert not models.models["m"].feeders
+    models.card(2, replace(card("d"), engine=replace(ENGINE, fed_only=True)), 0.0)
+    assert models.models["m"].feeders == ("prefill/m",), "one such worker is enough: any may get a request"
+
+
 def test_a_worker_is_not_used_before_its_card_is_there() -> None:
     models: Models[str] = Models()
     models.offered({"generate/m": (1,)}, 0.0)

@@ -18,8 +18,27 @@ from nodes.text.words import WORDS_MAX, Words, separable
 LINES = ["the cat isn't in the hat's box", "Ünïcode wörds ÅÅ 123 4567", "a b c  d\n e\tf", "it's we'll I'd"]
 CORPUS = LINES * 20
 SPECIAL = "<|turn|>"
-PIECES = [*"abXYZ.,'1é\u0301ÿ中🙂 \n\t", "  ", " a", "'s ", "'S b", SPECIAL, "the", " cat", "a b", "\u00a0a"]
-PLAIN = [*(" the cat isn't a b box it's in" * 4).split(" ")]
+PIECES = [
+    *"abXYZ.,'1é\u0301ÿ中🙂 \n\t",
+    "  ",
+    " a",
+    "\n\n",
+    "\r\n",
+    "a\nb",
+    "1\n2",
+    ". 1",
+    " 12",
+    "!\n",
+    "\na \n",
+    "'s ",
+    "'S b",
+    SPECIAL,
+    "the",
+    " cat",
+    "a b",
+    "\u00a0a",
+]
+PLAIN = [*(" the cat isn't a b box it's in 7 1984 end. of, (it) a\nb" * 4).split(" ")]
 TEXTS = (
     st.lists(st.sampled_from(PIECES), max_size=30).map("".join)
     | st.text(max_size=30)
@@ -91,6 +110,7 @@ def changed(path: Sequence[str | int], value: object) -> dict[str, Any]:
         (("pre_tokenizer",), None),
         (("added_tokens", 0, "lstrip"), True),
         (("added_tokens", 0, "content"), "two words"),
+        (("added_tokens", 0, "content"), "two\nlines"),
     ],
 )
 def test_what_we_are_not_sure_of_is_not_cut(path: Sequence[str | int], value: object) -> None:
@@ -113,9 +133,9 @@ def test_the_memory_is_bounded() -> None:
         return [[len(text)] for text in texts]
 
     made = Words(encode)
-    assert made.encode("one two one two") == [3, 4, 4, 4]
+    assert [*made.encode("one two one two")] == [3, 4, 4, 4]
     asked.clear()
-    assert made.encode("one two") == [3, 4] and not asked
+    assert [*made.encode("one two")] == [3, 4] and not asked
     for start in range(0, 2 * WORDS_MAX, 4096):
         made.encode(" ".join(f"w{number}w".translate(LETTERS) for number in range(start, start + 4096)))
     assert len(made._spaced) <= len(made._known) <= WORDS_MAX
@@ -126,7 +146,7 @@ def test_the_memory_is_bounded() -> None:
     asked.clear()
     made.encode("one 170017 two")
     made.encode("one 170017 two")
-    assert asked == ["one 170017 two"] * 2, "nor is a long number"
+    assert asked.count(" 170017") == 2, "nor is a long number"
     asked.clear()
     long = "x" * 100
     made.encode(f"{long} a")

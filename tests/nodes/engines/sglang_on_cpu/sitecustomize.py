@@ -2,7 +2,8 @@
 
 The torchvision of PyPI wants operators of its CUDA half before it can be imported beside a torch for CPUs; SGLang's
 NIXL backend says that its cache is in a GPU's memory, and here it is in the host's; its LoRAs want memory that is
-pinned, and here there is none.
+pinned, and here there is none. Its deterministic mode is for backends of GPUs: here it draws as there, with PyTorch for
+the hash that it draws by, but its sums are those of PyTorch, which may depend on what is computed beside.
 """
 
 import sys
@@ -72,10 +73,66 @@ def _unpinned(spec: ModuleSpec) -> None:
     loader.exec_module = loaded
 
 
+def _after(change: Callable[[Any], None]) -> Callable[[ModuleSpec], None]:
+    """Once the module is loaded."""
+
+    def changed(spec: ModuleSpec) -> None:
+        loader: Any = spec.loader
+        load = loader.exec_module
+
+        def loaded(module: ModuleType) -> None:
+            load(module)
+            change(module)
+
+        loader.exec_module = loaded
+
+    return changed
+
+
+def _deterministic(choices: Any) -> None:
+    """PyTorch's attention may be asked for in deterministic mode."""
+    choices.add_deterministic_attention_backend_choices(["torch_native"])
+    choices.add_radix_supported_deterministic_attention_backend_choices(["torch_native"])
+
+
+def _own_sums(operators: Any) -> None:
+    """Its own are kernels for GPUs."""
+    operators.enable_batch_invariant_mode = lambda *_, **__: None
+
+
+def _hash(module: Any) -> None:
+    """What a kernel of `sgl_kernel` does on a CPU: the MurmurHash that this module has for GPUs, number for number."""
+    import torch  # type: ignore[import-not-found,unused-ignore]
+
+    word = 0xFFFFFFFF
+
+    def mixed(found: Any, key: Any) -> Any:
+        key = key * 0xCC9E2D51 & word
+        key = (key << 15 | key >> 17) & word
+        found = found ^ (key * 0x1B873593 & word)
+        return ((found << 13 | found >> 19) & word) * 5 + 0xE6546B64 & word
+
+    def hashed(seed: Any, positions: Any, columns: Any) -> Any:
+        seed, found = seed.to(torch.int64), torch.zeros((), dtype=torch.int64)
+        for key in (seed & word, seed >> 32 & word, positions.to(torch.int64) & word):
+            found = mixed(found, key)
+        found = mixed(found[:, None], columns.to(torch.int64)[None, :] & word) ^ 16
+        for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
+            found = (found ^ found >> shift) * factor & word
+        return found.to(torch.uint32)
+
+    kernels = module.kernels = torch.library.Library("sgl_kernel", "FRAGMENT")  # as long as the module lives
+    kernels.define("murmur_hash32_cpu(Tensor seed, Tensor positions, Tensor columns) -> Tensor")
+    kernels.impl("murmur_hash32_cpu", hashed, "CPU")
+
+
 _CHANGES: dict[str, Callable[[ModuleSpec], None]] = {
     "torchvision": _operators,
     "sglang.srt.lora.layers": _unpinned,
     "sglang.srt.lora.backend.torch_backend": _unpinned,
+    "sglang.srt.arg_groups.choices": _after(_deterministic),
+    "sglang.srt.batch_invariant_ops.batch_invariant_ops": _after(_own_sums),
+    "sglang.kernels.ops.sampling.murmur_hash": _after(_hash),
     "nixl_cu12._api": _in_host_memory,
     "nixl_cu13._api": _in_host_memory,
 }
