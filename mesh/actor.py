@@ -203,11 +203,16 @@ class Actor:
             self._queue.append(event)
             return
         self._handle(event, self._time())
+        self._end_soon()
+
+    def _end_soon(self) -> None:
+        """End this turn when all that is ready has run: what an engine makes of a request at once goes with its Accept,
+        and wakes whoever gets it once."""
         if not self._turn_due:
             self._turn_due = True
-            self.loop.call_soon(self._posted)
+            self.loop.call_soon(self._ended)
 
-    def _posted(self) -> None:
+    def _ended(self) -> None:
         self._turn_due = False
         self._end_turn()
 
@@ -217,7 +222,7 @@ class Actor:
             return
         if self._inbox.drain(self._take, self._garbled, links.FRAMES_PER_TURN_MAX):
             self.loop.call_soon(self._readable)  # The descriptor tells of it only once.
-        self._end_turn()
+        self._end_soon()
 
     def _take(self, zid: bytes, frame: bytes) -> None:
         if not self._running:

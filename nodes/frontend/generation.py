@@ -164,6 +164,8 @@ class Generation:
 
     def counts(self) -> tuple[int, int, int]:
         """Tokens of the prompts, generated ones, and those of the prompts that were found in a cache."""
+        if len(self.choices) == 1 and self.choices[0].finish is not None:  # asked for three times of each answer
+            return self.prompts[0], self.choices[0].stream.tokens, self.choices[0].finish.cached
         cached = [0] * len(self.prompts)
         for choice in self.choices:
             if choice.finish is not None:

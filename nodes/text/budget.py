@@ -5,7 +5,7 @@ make. They bound memory: whatever would make more is refused before it is made. 
 they cannot see (a comparison of two long texts, a hundred thousand times) there is a clock behind them.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from typing import Any
 
 STEPS_MAX = 100_000  # of a template by itself
@@ -111,16 +111,16 @@ class Budget:
         return total
 
 
-def weight(value: Any) -> tuple[int, int]:
+def weight(variables: Mapping[str, Any]) -> tuple[int, int]:
     """How many values and characters go into a template."""
-    values, chars, stack = 0, 0, [value]
-    while stack:
-        item = stack.pop()
-        values += 1
-        if isinstance(item, str):
-            chars += len(item)
-        elif isinstance(item, dict):
-            stack.extend(item.values())
-        elif isinstance(item, list | tuple):
-            stack.extend(item)
+    values, chars, inner = 1, 0, [variables.values()]
+    for children in inner:  # it grows meanwhile
+        for child in children:
+            values += 1
+            if isinstance(child, str):
+                chars += len(child)
+            elif isinstance(child, dict):
+                inner.append(child.values())
+            elif isinstance(child, list | tuple):
+                inner.append(child)  # type: ignore[arg-type]
     return values, chars
