@@ -68,13 +68,9 @@ class Pool:
 
     def idle_among(self, hashes: Sequence[int]) -> tuple[int, int]:
         """How many of the first `hashes` are here, and how many of these are idle."""
-        here = idle = 0
-        for here, name in enumerate(hashes):
-            block = self._by_hash.get(name)
-            if block is None:
-                return here, idle
-            idle += not self._users[block]
-        return len(hashes), idle
+        blocks = [*map(self._by_hash.get, hashes), None]
+        here = blocks.index(None)
+        return here, [self._users[block] for block in blocks[:here] if block is not None].count(0)
 
     def share(self, hashes: Sequence[int]) -> list[int]:
         """One more user for the blocks of these hashes, which are all here."""
