@@ -206,15 +206,10 @@ class Actor:
         self._end_soon()
 
     def _end_soon(self) -> None:
-        """End this turn when all that is ready has run: what an engine makes of a request at once goes with its Accept,
-        and wakes whoever gets it once."""
+        """End this turn when all that is ready has run: what an engine makes of a request at once goes with its Accept."""
         if not self._turn_due:
             self._turn_due = True
-            self.loop.call_soon(self._ended)
-
-    def _ended(self) -> None:
-        self._turn_due = False
-        self._end_turn()
+            self.loop.call_soon(self._end_turn)
 
     def _readable(self) -> None:
         """The inbox has something."""
@@ -267,6 +262,7 @@ class Actor:
     # --- The end of a turn, and the timer ----------------------------------------------------------------
 
     def _end_turn(self) -> None:
+        self._turn_due = False
         if not self._running:
             return
         now = self._time()
