@@ -197,16 +197,14 @@ class Actor:
 
     def post(self, event: core.Event) -> None:
         """An event from local code: handled now, unless one is being handled; flushed when the loop comes by."""
-        if not self._running:
-            return
-        if self._busy:
+        if self._running and self._busy:
             self._queue.append(event)
-            return
-        self._handle(event, self._time())
-        self._end_soon()
+        elif self._running:
+            self._handle(event, self._time())
+            self._end_soon()
 
     def _end_soon(self) -> None:
-        """End this turn when all that is ready has run: what an engine makes of a request at once goes with its Accept."""
+        """End this turn when all that is ready has run: what an engine makes at once goes with the Accept."""
         if not self._turn_due:
             self._turn_due = True
             self.loop.call_soon(self._end_turn)
