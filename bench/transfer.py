@@ -2,11 +2,18 @@
 
     python -m bench.transfer [--mib 1 --mib 16 --mib 256] [--rounds 5] [--tokens]
 
-Two processes, one owns the bytes, one pulls. Every round measures every transport once, one after the other, beside a
-plain memcpy and a plain ZeroMQ copy (the same 256 KiB frames, blocking, nothing else), so that a busy machine is unfair
-to all alike; ratios are of medians. CPU is that of both processes. `--tokens` runs streams of small messages between
-the same two event loops, a token of each every 20 ms, and compares the gaps between a stream's tokens at rest and while
-1 GiB moves, again and again for as long as at rest.
+Two processes, one owns the bytes, one pulls. Every round measures every transport once, each time in another order, so
+that a busy machine, and what lies in the processor's cache, is unfair to all alike; small sizes have more rounds, and
+ratios are of medians. CPU is that of both processes. What they are compared with is as fast as it can be written:
+
+* memcpy: one call, between two private arrays of this process that have been touched, on huge pages where the kernel
+  gives them. `memcpy shm` is the same between two shared memories, which Linux keeps in small pages: what is lost
+  between the two is not ours.
+* plain zmq: a thread of the owner waits in `recv`; asked, it sends 256 KiB frames from where they lie; the other side,
+  with nothing else to do, copies each to its place. No loop, no thread to wake, no header, no credit, no end.
+
+`--tokens` runs streams of small messages between the same two event loops, a token of each every 20 ms, and compares
+the gaps between a stream's tokens at rest and while 1 GiB moves, again and again for as long as at rest.
 """
 
 import argparse
@@ -16,6 +23,7 @@ import multiprocessing
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import pairwise
@@ -27,17 +35,19 @@ import numpy as np
 import uvloop
 import zmq
 
+from bench.yardsticks import NixlReader, receive_plain, send_plain
 from mesh import links
 from mesh.security import Key, create_key
 from nodes.transfer import Ending, Handle, Memory, Plane, PlaneSettings, Way
+from nodes.transfer import memory as memories
 from nodes.transfer.addresses import bulk_address
 from nodes.transfer.handle import decode, encode
-from nodes.transfer.limits import CHUNK_BYTES
 from nodes.transfer.mover import NICE
-from nodes.transfer.nixl_agent import KIND, library
 from proto.limits import MIB
 
 WARM_UPS = 1
+ROUNDS_MIB = 64  # a smaller size has so many times more rounds as it goes into this; noise does not shrink with it
+ROUNDS_TIMES_MAX = 20
 PATIENCE_S = 120.0
 STREAMS = 32  # so many that a few seconds have a p99
 PACE_S = 0.02  # between two tokens of a stream, as a fast engine makes them
@@ -46,6 +56,7 @@ TURNS = 3
 TOKENS_MIB = 1024
 TOKEN_BYTES = 64
 LEASE_S = 3600.0
+LINGER_MS = 1000
 
 
 class Figure(msgspec.Struct):
@@ -89,6 +100,8 @@ async def _own(folder: str, size: int, key: Key | None, nice: int, tell: Connect
     plain = context.socket(zmq.ROUTER)
     plain.setsockopt(zmq.ROUTER_MANDATORY, 1)  # else it drops what does not fit
     plain.bind(f"ipc://{folder}/plain")
+    sender = threading.Thread(target=send_plain, args=(plain, source.array.data), daemon=True)
+    sender.start()
     outboxes = links.Outboxes(context, loop, lambda _link, _reason: None)
     tokens: asyncio.Task[None] | None = None
     tell.send("ready")
@@ -96,8 +109,6 @@ async def _own(folder: str, size: int, key: Key | None, nice: int, tell: Connect
         command, *arguments = await asyncio.to_thread(tell.recv)
         if command == "offer":
             tell.send(encode(plane.offer(source, [(0, arguments[0])], pulls=0, lease_s=LEASE_S).handle()))
-        elif command == "plain":
-            await asyncio.to_thread(_send_plain, plain, source.array.data[: arguments[0]])
         elif command == "cpu":
             tell.send(time.process_time())
         elif command == "tokens":
@@ -108,6 +119,7 @@ async def _own(folder: str, size: int, key: Key | None, nice: int, tell: Connect
     if tokens is not None:
         tokens.cancel()
     outboxes.close_all()
+    sender.join(PATIENCE_S)
     plain.close(0)
     await plane.close()
     await links.terminate(context)
@@ -128,14 +140,6 @@ async def _stream(outboxes: links.Outboxes) -> None:
             outboxes.send(1, bytes([stream]) * TOKEN_BYTES)
 
 
-def _send_plain(socket: "zmq.Socket[bytes]", view: memoryview) -> None:
-    """The plain copy: as fast as ZeroMQ takes it, from where it lies."""
-    peer = socket.recv_multipart()[0]
-    for start in range(0, len(view), CHUNK_BYTES):
-        socket.send(peer, zmq.SNDMORE)
-        socket.send(view[start : start + CHUNK_BYTES], copy=False)
-
-
 # --- The puller's process ----------------------------------------------------------------------------------
 
 
@@ -144,7 +148,7 @@ class Bench:
 
     def __init__(self, folder: str, owner: Connection, key: Key | None, nice: int) -> None:
         self.folder, self.owner, self.key, self.nice = folder, owner, key, nice
-        self.nixl: _Nixl | None = None
+        self.nixl: NixlReader | None = None
 
     async def start(self, size: int) -> None:
         """Planes for each way, and buffers that have been touched."""
@@ -159,13 +163,19 @@ class Bench:
             memory.array[:] = 1
             self.planes[name] = plane, memory
         self.one, self.other = np.ones(size, np.uint8), np.ones(size, np.uint8)
+        self.shared = [memories.allocate(0, number, size) for number in (1, 2)]
+        for each in self.shared:
+            each.array[:] = 1
         self.context = links.new_context()
         self.plain = self.context.socket(zmq.DEALER)
         self.plain.connect(f"ipc://{self.folder}/plain")
 
     async def stop(self) -> None:
         """Give everything back."""
-        self.plain.close(0)
+        self.plain.send(b"0")
+        self.plain.close(LINGER_MS)
+        for each in self.shared:
+            each.close()
         for plane, _ in self.planes.values():
             await plane.close()
         await links.terminate(self.context)
@@ -192,48 +202,24 @@ class Bench:
 
     async def copy_plain(self, size: int) -> None:
         """One plain ZeroMQ copy."""
-        self.owner.send(("plain", size))
-        await asyncio.to_thread(self._receive_plain, size)
-
-    def _receive_plain(self, size: int) -> None:
-        self.plain.send(b"")
-        for start in range(0, size, CHUNK_BYTES):
-            frame = self.plain.recv(copy=False)
-            np.copyto(self.other[start : start + CHUNK_BYTES], np.frombuffer(frame.buffer, np.uint8))
+        receive_plain(self.plain, self.other, size)
 
     async def read_nixl(self, handle: Handle) -> None:
         """One read of NIXL's own, as its benchmark does it: nothing around it."""
         remote = handle.remote
         assert remote is not None
         if self.nixl is None:
-            self.nixl = _Nixl(self.other, remote.metadata)
+            self.nixl = NixlReader(self.other, remote.metadata)
         self.nixl.read(remote.memory, handle.size)
 
     async def copy_memory(self, size: int) -> None:
         """One memcpy."""
         np.copyto(self.other[:size], self.one[:size])
 
-
-class _Nixl:
-    """NIXL without us."""
-
-    def __init__(self, array: "np.ndarray[tuple[int], np.dtype[np.uint8]]", metadata: bytes) -> None:
-        api = library()
-        self._agent = api.nixl_agent("bench", api.nixl_agent_config(backends=["UCX"]))
-        self._address = array.ctypes.data
-        self._agent.register_memory([(self._address, array.nbytes, 0, "")], KIND)
-        self._peer = self._agent.add_remote_agent(metadata).decode()
-
-    def read(self, address: int, size: int) -> None:
-        """One read, polled as fast as can be."""
-        here, there = ([(start, size, 0)] for start in (self._address, address))
-        descriptions = (self._agent.get_xfer_descs(each, KIND) for each in (here, there))
-        transfer = self._agent.initialize_xfer("READ", *descriptions, self._peer)
-        state = self._agent.transfer(transfer)
-        while state == "PROC":
-            state = self._agent.check_xfer_state(transfer)
-        assert state == "DONE", state
-        self._agent.release_xfer_handle(transfer)
+    async def copy_shared(self, size: int) -> None:
+        """One memcpy between memories of the kind that two processes can see."""
+        one, other = self.shared
+        np.copyto(other.array[:size], one.array[:size])
 
 
 Action = Callable[[], Awaitable[None]]
@@ -245,6 +231,7 @@ async def throughput(bench: Bench, mib: int, rounds: int) -> list[Figure]:
     handle = await bench.handle(size)
     actions: dict[str, Action] = {
         "memcpy": lambda: bench.copy_memory(size),
+        "memcpy shm": lambda: bench.copy_shared(size),
         "plain zmq": lambda: bench.copy_plain(size),
     }
     if handle.remote is not None:
@@ -253,8 +240,11 @@ async def throughput(bench: Bench, mib: int, rounds: int) -> list[Figure]:
         actions[name] = lambda name=name: bench.pull(name, handle)  # type: ignore[misc]
     walls: dict[str, list[float]] = {name: [] for name in actions}
     cpus = dict.fromkeys(actions, 0.0)
-    for turn in range(rounds + WARM_UPS):
-        for name, action in actions.items():
+    names = list(actions)
+    for turn in range(rounds * min(ROUNDS_TIMES_MAX, max(1, ROUNDS_MIB // mib)) + WARM_UPS):
+        names.append(names.pop(0))
+        for name in names if turn % 2 else names[::-1]:
+            action = actions[name]
             there, here, begun = await bench.owner_cpu_s(), time.process_time(), time.perf_counter()
             await action()
             wall, cpu = time.perf_counter() - begun, time.process_time() - here + await bench.owner_cpu_s() - there
@@ -342,7 +332,7 @@ def main(arguments: list[str]) -> int:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m bench.transfer", description=__doc__)
     parser.add_argument("--mib", type=int, action="append", help="a size; may be repeated (default: 1, 16 and 256)")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5, help="of 64 MiB and more; up to 20 times as many of less")
     parser.add_argument("--nice", type=int, default=NICE, help=f"how much our threads give way (default: {NICE})")
     parser.add_argument("--curve", action="store_true", help="measure the bulk link over TCP with CURVE, too")
     parser.add_argument("--tokens", action="store_true", help="see whether a stream of tokens notices")

@@ -1,5 +1,5 @@
-# Sourced by vllm_*.sh and sglang_*.sh: a mesh whose workers live in the virtual environment of their engine, and its
-# router and frontend in .venv. All of it ends with the script; the mesh goes on as long as one worker does.
+# Sourced by vllm_*.sh, sglang_*.sh and llama.sh: a mesh whose workers live in the virtual environment of their engine,
+# and its router and frontend in .venv. All of it ends with the script; the mesh goes on as long as one worker does.
 
 nodes=() workers=()
 

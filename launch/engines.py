@@ -14,6 +14,7 @@ import msgspec
 from launch import VERSION
 from launch.codes import Complaint, Exit
 from launch.engine_table import (
+    CPU_INDEX,
     ITSELF,
     KINDS,
     NAMES,
@@ -33,6 +34,7 @@ from mesh.options import collect
 NVIDIA = Path("/proc/driver/nvidia")
 AMD = Path("/dev/kfd")
 PLUGIN = "libplugin_"
+TORCH_HINT = "; if PyTorch's own index cannot be reached, name another torch: --torch torch is PyPI's, 5 GB on Linux"
 HOME = "WIREMESH_ENGINES"  # the folder of all environments; as launch/setup.sh knows it
 
 
@@ -136,7 +138,8 @@ def _install(name: str, flags: EnginesFlags) -> int:
     for command in commands:
         print(f"running: {shlex.join(command)}", flush=True)
         if code := subprocess.call(command):
-            raise Complaint(Exit.FAILED, f"that failed with exit code {code}: {name} is not installed")
+            hint = "" if flags.torch or CPU_INDEX not in command else TORCH_HINT
+            raise Complaint(Exit.FAILED, f"that failed with exit code {code}: {name} is not installed{hint}")
     print(f"{name} is installed; start its workers with {venv}/bin/wiremesh worker --engine {name}")
     return Exit.OK
 

@@ -28,18 +28,19 @@ def main(arguments: argparse.Namespace) -> int:
     """Print what routers know of a request; returns the exit code."""
     options = options_of(arguments, os.environ)
     flags = collect(ExplainFlags, vars(arguments), os.environ, "explain")
-    told = asyncio.run(_explained(arguments.request, flags.wait_s, options))
+    told, names = asyncio.run(_explained(arguments.request, flags.wait_s, options))
     for one in told:
-        print(msgspec.json.encode(one).decode() if flags.json else "\n".join(lines(one)))
+        print(msgspec.json.encode(one).decode() if flags.json else "\n".join(lines(one, names)))
     return Exit.OK
 
 
-async def _explained(name: str, wait_s: float, options: Options) -> list[Told]:
-    """What all routers say. Raises Complaint if nobody knows the request."""
+async def _explained(name: str, wait_s: float, options: Options) -> tuple[list[Told], dict[int, str]]:
+    """What all routers say, and the names of nodes. Raises Complaint if nobody knows the request."""
     async with connect(options=options) as mesh:
         for wish in (REQUESTS, EXPLAIN):
             mesh.actor.post(Want(wish))
-        return await Search(mesh, name).run(wait_s)
+        told = await Search(mesh, name).run(wait_s)
+        return told, {peer.node: peer.record.name for peer in mesh.actor.node.peers.by_node.values()}
 
 
 class Search:

@@ -32,7 +32,7 @@ def table_of(content: bytes, path: str) -> Table:
     try:
         return msgspec.json.decode(content, type=Table)
     except msgspec.DecodeError as error:
-        raise OptionRefused(f"--table {path}: {error}") from None
+        raise OptionRefused(f"--table {path} is no table of pools, see README.md: {error}") from None
 
 
 POOLS_HELP = {

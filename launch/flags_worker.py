@@ -71,7 +71,8 @@ WORKER_HELP = {
     "speedup": "sim: divide all times by this; 0 is as fast as it can (default: 1)",
     "prefill_ms": "sim: a measured point TOKENS:MS of how long a step with so many prompt tokens takes; repeat it "
     "for a table (default: a formula)",
-    "decode_ms": "sim: likewise for the decodes of a step, by tokens in the cache; a single point is a constant",
+    "decode_ms": "sim: likewise for the decodes of a step, by the tokens of all sequences that decode; a single point "
+    "is a constant",
     "fault": f"sim: fail, to see what the mesh does: {FORM}. Without @STEP, SIGUSR2 begins and ends it",
     "kv_host_bytes": "host memory for blocks that the cache has no room for (default: none, or 256 MiB with --kv-disk "
     "or --kv-store)",

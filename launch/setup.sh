@@ -50,7 +50,7 @@ test_engine() {
     case $engine in
         transformers)
             tests="tests/nodes/engines/test_transformers*.py tests/nodes/engines/test_diffusers.py"
-            real=tests/real/test_diffusion.py
+            real="tests/real/test_transformers.py tests/real/test_diffusion.py"
             ;;
         vllm)
             tests="tests/nodes/test_native.py tests/nodes/engines/test_vllm*.py"
@@ -61,7 +61,7 @@ test_engine() {
             real=tests/real/test_sglang.py
             ;;
         llama)
-            tests="tests/nodes/engines/test_llama.py tests/nodes/engines/test_lanes.py"
+            tests="tests/nodes/engines/test_llama*.py tests/nodes/engines/test_lanes.py"
             real=tests/real/test_llama.py
             ;;
         *) give_up "--engine is '$engine': it must be transformers, llama, vllm or sglang" ;;

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # All that must hold before a commit: style, types, tests, the simulator's gate. Makes .venv if needed.
 # Extra arguments go to pytest: ./launch/test.sh -k codec
-# ./launch/test.sh --engine transformers (or vllm, sglang): the tests of an engine that is too large for .venv, in a
+# ./launch/test.sh --engine transformers (or llama, vllm, sglang): tests of an engine that is too large for .venv, in a
 # place of its own.
 set -euo pipefail
 cd "$(dirname "$0")/.."

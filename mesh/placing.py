@@ -45,6 +45,8 @@ class Placing:
     def fits(self, request: Request, stops: list[Stop], now: float) -> bool:
         """Whether each stop of this advice can be made."""
         last = len(stops) - 1
+        if not request.carries and any(all(must != name for _, name, _ in stops) for must in request.ask.musts):
+            return False
         able = [self.named(request, now, node, name, at == last) for at, (node, name, _) in enumerate(stops)]
         return bool(able) and None not in able
 

@@ -73,6 +73,9 @@ class PlaneDock:
     def withdraw(self, room: Room) -> None:
         self._offers[room.number].withdraw()
 
+    def visited(self, room: Room) -> bool:
+        return self._offers[room.number].visited
+
     def pull(self, room: Room, wanted: Handle) -> bool:
         number, began = room.number, self._loop.time()
 

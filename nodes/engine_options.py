@@ -83,6 +83,10 @@ class EngineOptions(Struct, frozen=True):
         _require(1 <= self.kv_uses <= USES_MAX, "kv_uses", self.kv_uses, f"between 1 and {USES_MAX}")
         _try("kv_disk", lambda text: text and disk_of(text), self.kv_disk)
         _try("kv_store", lambda text: text and store_of(text), self.kv_store)
+        if self.model.endswith(".gguf") and self.engine not in ("llama", "openai", "sim"):
+            raise OptionRefused(
+                f"--model {self.model} is for --engine llama: the {self.engine} engine wants a directory"
+            )
         _foreign(self)
         _behind_url(self)
         _diffuses(self)

@@ -75,6 +75,11 @@ class Handing:
 
     # --- Who feeds -------------------------------------------------------------------------------------------
 
+    def reclaim(self, now: float) -> None:
+        """A leg comes that feeds. If others found no room: take back what nobody has come for since."""
+        for room in self.rooms.overdue(now):
+            self._dock.withdraw(room)
+
     def prepare(self, leg: Hashable, length: int) -> tuple[memoryview | None, bytes]:
         """A room for a leg that is only to fill it, and the parcel that says so; None and nothing without one."""
         room = self._room(leg, length)

@@ -78,6 +78,7 @@ class HostCore:
         run = Run(length, counts.steps, feeds=start.endpoint.startswith(PREFILL))
         if run.feeds:
             job.max_tokens, job.feeds = min(job.max_tokens, len(generated) + 1), True
+            self.handing.reclaim(now)
             run.unfed = start.awaits
         elif self.native.mode:
             self._receive(start, job, run)

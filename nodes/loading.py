@@ -15,7 +15,7 @@ from nodes.engine_options import EngineOptions, points
 from nodes.engines.logits import processors_of
 from nodes.engines.timing import Timing
 from nodes.faults import parse
-from nodes.folder import ModelRefused, contents_of, folder_of, name_of
+from nodes.folder import GGUF, ModelRefused, contents_of, folder_of, name_of
 from nodes.text.detokenizer import REPLACEMENT
 from nodes.text.tokenizer import ModelFiles, Tokenizer, digest
 from nodes.tiers.options import TierRefused
@@ -44,7 +44,7 @@ class Loaded(Struct):
 def load(options: EngineOptions) -> Loaded:
     """Load a model. May take long. Raises ModelRefused."""
     folder, model = folder_of(options.model), name_of(options.model, options.name_as)
-    contents = contents_of(folder)
+    contents = contents_of(folder, options.model)
     files = ModelFiles(**contents)
     try:
         tokenizer = Tokenizer(files)
@@ -61,9 +61,21 @@ def load(options: EngineOptions) -> Loaded:
     known = digest(files)
     tiers = _tiers(folder, options, engine, card, known)
     told = ModelCard(
-        model, digest_of(marks), sizes, card, created, files_digest=known, weights=mark_of(folder), marks=marks
+        model,
+        digest_of(marks),
+        sizes,
+        card,
+        created,
+        files_digest=known,
+        weights=mark_of(folder, _named(options)),
+        marks=marks,
     )
     return Loaded(engine, told, contents, tokens, tiers)
+
+
+def _named(options: EngineOptions) -> str:
+    """The name of a model's one file, if it was that which was named."""
+    return Path(options.model).name if options.model.endswith(GGUF) else ""
 
 
 def _tiers(folder: Path, options: EngineOptions, engine: Engine, card: Card, known: str) -> Tiers | None:
@@ -73,7 +85,7 @@ def _tiers(folder: Path, options: EngineOptions, engine: Engine, card: Card, kno
         return None
     flavour = f"{card.engine} exact" if options.exact else card.engine
     if card.engine != "sim":  # whose numbers come from the tokens alone
-        flavour += f" {mark_of(folder)}"
+        flavour += f" {mark_of(folder, _named(options))}"
     try:
         tiers = open_tiers(asked, card.layout, known, flavour)
     except TierRefused as error:

@@ -5,6 +5,7 @@ A room is free when nobody reads it, writes it or may pull from it any more, and
 
 from collections.abc import Hashable
 from itertools import pairwise
+from math import inf
 from typing import Protocol
 
 from msgspec import Struct
@@ -12,6 +13,8 @@ from msgspec import Struct
 from nodes.bank import Bank
 from nodes.transfer.handle import Handle
 from nodes.transfer.layout import Layout
+
+UNFETCHED_S = 10.0  # while others find no room: who wants what is offered begins to pull within a second or two
 
 
 class Room(Struct, eq=False):
@@ -25,6 +28,7 @@ class Room(Struct, eq=False):
     pulling: bool = False  # we pull into it
     engaged: bool = False  # the engine has a view of it
     position: int = 0  # up to which it was pulled
+    missed_at: float = inf  # when it first was in the way, and nobody had come for it
     start: int = 0  # the first byte that is pulled: what is before is in the engine's cache
 
     @property
@@ -51,6 +55,10 @@ class Dock(Protocol):
         """Take an offer back; `freed` follows all the same."""
         ...
 
+    def visited(self, room: Room) -> bool:
+        """Whether somebody is known to pull from it now."""
+        ...
+
     def pull(self, room: Room, wanted: Handle) -> bool:
         """Fill it. `Handing.progressed` follows often, `pulled` once. False: impossible."""
         ...
@@ -73,6 +81,7 @@ class Rooms:
         self.bank = Bank(0)
         self.all: dict[int, Room] = {}
         self._numbers = 0
+        self._missed = False  # somebody found no room
 
     def open(self, dock: Dock, blocks: int) -> None:
         """There is memory from now on."""
@@ -83,10 +92,24 @@ class Rooms:
         """A room of so many blocks; None if there is none now."""
         first = self.bank.take(count)
         if first < 0:
+            self._missed = True
             return None
         self._numbers += 1
         room = self.all[self._numbers] = Room(self._numbers, leg, first, count)
         return room
+
+    def overdue(self, now: float) -> list[Room]:
+        """If somebody has found no room: those that nobody has come for, although there was time since.
+
+        Who was to fetch it was ended before it could, or has no staging memory, or a smaller one.
+        """
+        if not self._missed or self.dock is None:
+            return []
+        self._missed = False
+        over = [room for room in self.all.values() if room.offered and not (room.pulling or room.engaged)]
+        for room in over:
+            room.missed_at = inf if self.dock.visited(room) else min(room.missed_at, now)
+        return [room for room in over if now - room.missed_at >= UNFETCHED_S]
 
     def shrink(self, room: Room, count: int) -> None:
         """It needs no more than its first `count` blocks."""

@@ -56,6 +56,7 @@ class Advice(Struct):
     why: str
     rank: int = 0
     cached_tokens: int = 0
+    worker: str = ""  # the node as people write it: `wiremesh nodes` shows it, `wiremesh call --direct` takes it
 
 
 class Names(Struct):
@@ -71,7 +72,7 @@ def router(options: Options, policy: str, placer: Placer | Pools) -> Actor:
         excluded = tuple(question.excluded)
         stop = placer.best(question.endpoint, question.policy, excluded, _wish(question), actor.loop.time())
         cached = stop.decision.cached * question.block_tokens if stop.decision is not None else 0
-        return Advice(stop.node, stop.why, stop.rank, cached)
+        return Advice(stop.node, stop.why, stop.rank, cached, f"{stop.node:016x}" if stop.node else "")
 
     async def overlap(question: Question) -> Explanation | None:
         decision = placer.overlaps(question.endpoint, _wish(question), actor.loop.time())

@@ -1,4 +1,7 @@
-"""Pure. Which node somebody means: by its id, by the beginning of its id, or by its name."""
+"""Pure. Which node somebody means: by its id, by the beginning of its id, or by its name.
+
+`wiremesh up` names its nodes worker-1@HOST-PROCESS and shows them as worker-1: what stands before the @ is enough.
+"""
 
 import re
 from collections.abc import Sequence
@@ -34,8 +37,9 @@ class Several(ValueError):
 def choose(wanted: str, seen: Sequence[Seen]) -> Seen:
     """The node that is meant. Raises Nobody or Several, with a sentence."""
     exact = [node for node in seen if wanted in (node.id, node.name)]
+    shown = [node for node in seen if wanted and node.name.partition("@")[0] == wanted]
     begins = [node for node in seen if _ID.fullmatch(wanted) and node.id.startswith(wanted)]
-    found = exact or begins
+    found = exact or shown or begins
     if not found:
         raise Nobody(f"no node {wanted!r} was seen; {_listed(seen)}")
     if len(found) > 1:

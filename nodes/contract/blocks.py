@@ -129,6 +129,10 @@ class Pool:
         named = ((self._hashes[block], block) for block in reversed(self._idle))
         return [(name, self._parents[block], block) for name, block in named if name is not None]
 
+    def is_known(self, block: int) -> bool:
+        """Whether somebody may find it, now or when nobody uses it."""
+        return self._hashes[block] is not None
+
     def drop(self, block: int) -> None:
         """What a block holds is about to be lost, and nobody uses it: it can be found no more."""
         if block in self._idle:

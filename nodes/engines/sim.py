@@ -178,11 +178,12 @@ class SimEngine:
         return Logprobs(log(likely), top[: running.job.sampling.logprobs])
 
     def _wait_s(self, plan: Plan, computed: int) -> float:
-        limits = self._settings.limits
-        pool = self._scheduler.pool
+        timing, total = self._settings.timing, self._scheduler.pool.total * self._settings.limits.block_tokens
+        if timing.speedup <= 0:
+            return 0.0
         decodes = len(plan.decoding)
-        used, total = pool.used * limits.block_tokens, pool.total * limits.block_tokens
-        wait_s = step_s(self._settings.timing, computed - decodes, decodes > 0, used, total)
+        read = sum([len(running.tokens) for running in plan.decoding])  # each reads its own, shared or not
+        wait_s = step_s(timing, computed - decodes, decodes > 0, read, total)
         return wait_s * self._factor if self._fault is Fault.SLOW else wait_s
 
 

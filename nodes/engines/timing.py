@@ -1,8 +1,9 @@
 """Pure. How long a step of a simulated engine takes.
 
 The formulas and their constants are those of Dynamo's mocker, so that runs of both can be compared: with n new prompt
-tokens and a share p of the cache in use, prefill takes 4.21e-7 n² + 1.518e-2 n + 16.5 ms (0 ms for n = 0), and decode
-takes -25.74 p² + 54.01 p + 5.74 ms, at least 1 ms. A table of measured points can stand in for either.
+tokens, prefill takes 4.21e-7 n² + 1.518e-2 n + 16.5 ms (0 ms for n = 0), and decode -25.74 p² + 54.01 p + 5.74 ms, at
+least 1 ms. There p is what all sequences that decode have in the cache, as a share of it and at most 1; what several of
+them share is read by each, and counts for each. A table of measured points can stand in for either.
 """
 
 from bisect import bisect_right
@@ -22,11 +23,11 @@ class Timing(Struct, frozen=True):
 
     speedup: float = 1.0
     prefill_ms: tuple[tuple[float, float], ...] = ()  # by new tokens in the step
-    decode_ms: tuple[tuple[float, float], ...] = ()  # by tokens in the cache
+    decode_ms: tuple[tuple[float, float], ...] = ()  # by tokens of all sequences that decode
 
 
 def step_s(timing: Timing, new_tokens: int, decodes: bool, cached_tokens: int, cache_tokens: int) -> float:
-    """Seconds for a step with `new_tokens` of prompts, and with a decode or none, over `cached_tokens` in use."""
+    """Seconds for a step with `new_tokens` of prompts, and with a decode or none, of `cached_tokens` in all."""
     if timing.speedup <= 0:
         return 0.0
     milliseconds = 0.0

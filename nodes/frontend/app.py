@@ -100,11 +100,17 @@ async def otherwise(wire: Wire, path: str, method: str) -> None:
     if allowed:
         wire.extra.append((b"allow", b", ".join([*allowed, b"OPTIONS"])))
     if method == "OPTIONS":
-        await wire.answer(204, []) if allowed or path == "*" else await refuse(wire, errors.no_route(path))
+        await wire.answer(204, []) if allowed or path == "*" else await refuse(wire, stray(path))
     elif allowed:
         await refuse(wire, errors.wrong_method(method))
     else:
-        await refuse(wire, errors.no_route(path))
+        await refuse(wire, stray(path))
+
+
+def stray(path: str) -> Problem:
+    """A path that is not there: of clients whose base URL has no /v1 at its end, or two."""
+    meant = next((one for one in (f"/v1{path}", path.removeprefix("/v1")) if one != path and methods_of(one)), "")
+    return errors.no_route(path, meant)
 
 
 def methods_of(path: str) -> tuple[bytes, ...]:

@@ -23,6 +23,8 @@ const examples = {
   '/v1/chat/completions': {model: '', messages: [{role: 'user', content: 'Hello!'}], max_tokens: 64, stream: true},
   '/v1/completions': {model: '', prompt: 'Once upon a time', max_tokens: 64, stream: true},
   '/v1/embeddings': {model: '', input: ['Hello!', 'Good day!']},
+  '/v1/images/generations': {model: '', prompt: 'a lighthouse at night', stream: true},
+  '/v1/videos': {model: '', prompt: 'a lighthouse at night', stream: true},
   '/tokenize': {model: '', prompt: 'Hello!'}, '/detokenize': {model: '', tokens: [1, 2, 3]},
 };
 let schemas = {}, key;

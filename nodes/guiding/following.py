@@ -116,11 +116,12 @@ def _words(tokenizer: str, vocabulary: int, eos_tokens: list[int]) -> Any:
         return make(tokenizer, eos_token=eos_tokens)
 
 
-def guides_of(tokenizer: Path, vocabulary: int, eos_tokens: Sequence[int]) -> Guides | None:
+def guides_of(tokenizer: Path | str, vocabulary: int, eos_tokens: Sequence[int]) -> Guides | None:
     """None where guides cannot be followed: without the library, a tokenizer that it knows, or an end of sequence."""
     if not (installed() and any(token < vocabulary for token in eos_tokens)):
         return None
     try:
-        return Guides(tokenizer.read_text(), vocabulary, eos_tokens)
+        text = tokenizer if isinstance(tokenizer, str) else tokenizer.read_text()
+        return Guides(text, vocabulary, eos_tokens)
     except (ValueError, OSError):
         return None

@@ -91,7 +91,8 @@ def too_large(bytes_max: int = limits.BODY_BYTES_MAX) -> Problem:
 def no_model(name: str) -> Problem:
     """A model that no worker has ever offered here."""
     shown = name[: limits.NAME_CHARS_MAX]
-    return Problem(404, f"The model `{shown}` does not exist.", INVALID, "model", "model_not_found")
+    message = f"The model `{shown}` does not exist. GET /v1/models lists those that do."
+    return Problem(404, message, INVALID, "model", "model_not_found")
 
 
 def no_worker(name: str, retry_after_s: float = 1.0) -> Problem:
@@ -130,9 +131,10 @@ def bad_key() -> Problem:
     return Problem(401, "A valid API key is required.", INVALID, None, "invalid_api_key")
 
 
-def no_route(path: str) -> Problem:
-    """An address that does not exist."""
-    return Problem(404, f"There is nothing at `{path[:100]}`.", INVALID, None, "unknown_url")
+def no_route(path: str, meant: str = "") -> Problem:
+    """An address that does not exist. `meant`: one that does, and is much like it."""
+    guess = f" There is something at `{meant}`." if meant else ""
+    return Problem(404, f"There is nothing at `{path[:100]}`.{guess}", INVALID, None, "unknown_url")
 
 
 def wrong_method(method: str) -> Problem:

@@ -89,7 +89,8 @@ class Reader(Generic[K]):
                 parts.append(self._keys[name] + value)
             elif name in self._refused:
                 if refusals.refused(name, bytes(raw)):
-                    raise Bad(unsupported(name))
+                    there = refusals.ELSEWHERE.get(name, "")
+                    raise Bad(unsupported(name, f"is for {there}") if there else unsupported(name))
             elif name not in self._apart:
                 extra[name] = raw
         if extra:

@@ -31,6 +31,7 @@ ALLOWED: dict[str, tuple[bytes, ...]] = {
     "prompt_cache_retention": (b'"in_memory"', b'"in-memory"'),
     "tool_choice": (b'"none"', b'"auto"'),
 }
+ELSEWHERE = {"prompt": "/v1/completions", "messages": "/v1/chat/completions"}  # where they belong
 STRICT = ("detokenize", "spaces_between_special_tokens")  # here false asks for something
 
 

@@ -1,5 +1,6 @@
 """Pure. Why a request went where it went: what was known, what each candidate would have cost, and what decided."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from msgspec import Struct
@@ -53,6 +54,7 @@ class Candidate(Struct):
     busy: bool
     session: bool  # made cheaper by the session's hint
     chosen: bool
+    worker: str = ""  # the node as people write it
 
 
 class Explanation(Struct):
@@ -109,15 +111,23 @@ def why(decision: Decision) -> str:
     return text + (", drawn" if choice.drawn else "")
 
 
-def table(explanation: Explanation) -> list[str]:
+def called(node: int, rank: int, names: Mapping[int, str]) -> str:
+    """Of one rank, for people: its node's id, and its name if that has one."""
+    name = names.get(node, "")
+    return f"{node:016x}" + (f".{rank}" if rank else "") + (f" {name}" if name else "")
+
+
+def table(explanation: Explanation, names: Mapping[int, str]) -> list[str]:
     """Lines for a terminal."""
     lines = [f"{explanation.tokens} tokens, {explanation.blocks} blocks: {explanation.why}"]
-    lines.append(f"  {'worker':20}{'cost':>10}{'cached':>8}{'queued':>9}{'blocks':>9}{'common':>8}{'requests':>9}")
-    for one in explanation.candidates:
-        name = f"{one.node:016x}" + (f".{one.rank}" if one.rank else "")
+    workers = [called(one.node, one.rank, names) for one in explanation.candidates]
+    width = max(map(len, workers), default=0) + 2
+    heads = ("cost", "cached", "queued", "blocks", "common", "requests")
+    lines.append("  " + "worker".ljust(width) + "{:>10}{:>8}{:>9}{:>9}{:>8}{:>9}".format(*heads))
+    for one, worker in zip(explanation.candidates, workers, strict=True):
         marks = [word for word in ("chosen", "busy", "session") if getattr(one, word)]
         marks += [] if one.exact else ["guessed"]
-        row = f"  {name:20}{one.cost:10.1f}{one.disk:8}{one.prefill_tokens:9.0f}{one.blocks:9.1f}{one.common:8}"
+        row = f"  {worker:{width}}{one.cost:10.1f}{one.disk:8}{one.prefill_tokens:9.0f}{one.blocks:9.1f}{one.common:8}"
         lines.append(f"{row}{one.requests:9}  {', '.join(marks)}".rstrip())
     if explanation.left_out:
         lines.append(f"  and {explanation.left_out} more that would have cost more")
@@ -146,4 +156,5 @@ def _candidate(decision: Decision, row: int) -> Candidate:
         busy=bool(choice.busy) and choice.busy[row],
         session=row == choice.hinted,
         chosen=row == choice.row,
+        worker=f"{node:016x}",
     )

@@ -1,6 +1,7 @@
 """Pure. The stops of a request on its way, as a router chose them, and why; and what it tells people of that."""
 
 from collections import OrderedDict
+from collections.abc import Mapping
 
 from msgspec import Struct, structs
 
@@ -126,16 +127,19 @@ def tell(route: Route, router: int, now: float) -> Told:
     return Told(route.owner, place.request, place.attempt, place.endpoint, router, ago_s, route.told, stops)
 
 
-def lines(told: Told) -> list[str]:
-    """For a terminal."""
-    head = f"request {told.owner:016x}-{told.request}, attempt {told.attempt}: placed by {told.router:016x}"
+def lines(told: Told, names: Mapping[int, str]) -> list[str]:
+    """For a terminal. `names` of nodes, as far as they are known."""
+    router = explain.called(told.router, 0, names)
+    head = f"request {told.owner:016x}-{told.request}, attempt {told.attempt}: placed by {router}"
     found = [f"{head} {told.ago_s:.1f} s ago"]
     for number, stop in enumerate(told.stops, 1):
-        where = f"{stop.node:016x}" + (f".{stop.rank}" if stop.rank else "")
-        found.append(f"stop {number}: {stop.endpoint} at {where}: {stop.why}")
-        if stop.explanation is not None:
-            found += explain.table(stop.explanation)
-    return [*found, f"why: {told.why}"]
+        where = f"stop {number}: {stop.endpoint} at {explain.called(stop.node, stop.rank, names)}"
+        shown = stop.explanation
+        found += [f"{where}: {stop.why}"] if shown is None else [where, *explain.table(shown, names)]
+    if not told.stops:
+        return [*found, f"nowhere: {told.why}"]
+    rest = [part for part in told.why.split("; ") if part not in [stop.why for stop in told.stops]]
+    return [*found, f"why: {'; '.join(rest)}"] if rest else found
 
 
 def unique(owner: int, request: int) -> int:

@@ -30,6 +30,7 @@ from proto.placing import Blocks, Cut, Parked, Piece, Place, Placed, Report, Rou
 WORK = (GENERATE, PREFILL, ENCODE)
 DEFAULT = "default"  # the pool of who is tagged with none
 REMEMBERED_MAX = 262_144  # requests whose pool is known: some 100 bytes each; of older ones all pools are told
+REASONS_MAX = 16_384  # requests whose pool is explained: as many as a frontend knows by name
 
 
 class Promise(Struct, frozen=True):
@@ -51,6 +52,7 @@ class Pools:
         self._pool_of: dict[int, str] = {}  # by node
         self._unlisted: dict[int, None] = {}  # nodes of pools that are not in the table
         self._pool_for: OrderedDict[int, str] = OrderedDict()  # by request, the oldest first
+        self._reasons: OrderedDict[int, str] = OrderedDict()  # likewise: why they went to a pool
         self._caught: list[Placed | Parked] | None = None  # what a placer answers is looked at before it leaves
         self.placed: dict[str, int] = dict.fromkeys(self._placers, 0)
         self.spilled: dict[str, int] = dict.fromkeys(self._placers, 0)  # wanted here, placed elsewhere
@@ -130,6 +132,7 @@ class Pools:
 
     def _asked(self, owner: int, place: Place, now: float) -> None:
         choice = self._choose(place)
+        self._keep(unique(owner, place.request), choice.why)
         answer: Placed | Parked | None = None
         for pool in choice.pools:
             found = self._try(pool, owner, place, now)
@@ -191,6 +194,13 @@ class Pools:
         self._pool_for[key] = pool
         if len(self._pool_for) > REMEMBERED_MAX:
             self._pool_for.popitem(last=False)
+
+    def _keep(self, key: int, why: str) -> None:
+        """The reason for a pool, to be explained."""
+        self._reasons.pop(key, None)
+        self._reasons[key] = why
+        if len(self._reasons) > REASONS_MAX:
+            self._reasons.popitem(last=False)
 
     def _count(self, pool: str, choice: PoolChoice) -> None:
         self.placed[pool] += 1
@@ -256,7 +266,10 @@ class Pools:
     def told(self, key: int, now: float) -> Told | None:
         """Why a request went where it went, if that is not too long ago."""
         found = [told for placer in self._placers.values() if (told := placer.told(key, now)) is not None]
-        return min(found, key=lambda told: (not told.stops, told.ago_s), default=None)
+        if not found:
+            return None
+        best = min(found, key=lambda told: (not told.stops, told.ago_s))
+        return structs.replace(best, why="; ".join(filter(None, [self._reasons.get(key, ""), best.why])))
 
     def families(self) -> list[Family]:
         """What the metrics say of the pools."""

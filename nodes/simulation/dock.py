@@ -120,6 +120,10 @@ class SimDock:
         self._worker.host.core.handing.freed(offer.room.number, outcome)
         self._worker.refresh()
 
+    def visited(self, room: Room) -> bool:
+        """Nobody is known to: who pulls notices when it is taken back."""
+        return False
+
     # --- Who pulls ---------------------------------------------------------------------------------------------
 
     def pull(self, room: Room, wanted: Handle) -> bool:

@@ -9,14 +9,16 @@ from pathlib import Path
 from xxhash import xxh3_128
 
 ENDINGS = (".safetensors", ".bin", ".gguf", ".pt", ".pth")  # of files that hold weights
+FIRST_PART = "-00001-of-"  # in the name of a GGUF file that has more
 PLACES = 256  # of each file
 PLACE_BYTES = 4096
 
 
-def mark_of(folder: Path) -> str:
-    """Of all weights in a model's directory; they may be moved, but not be others."""
-    mark = xxh3_128()
-    for path in sorted(path for path in folder.iterdir() if path.suffix in ENDINGS):
+def mark_of(folder: Path, named: str = "") -> str:
+    """Of all weights in a model's directory; they may be moved, but not be others. Of one file that is named, its own
+    and those of its other parts: beside it there may be whole other models."""
+    mark, begins = xxh3_128(), named.partition(FIRST_PART)[0]
+    for path in sorted(path for path in folder.iterdir() if path.suffix in ENDINGS and path.name.startswith(begins)):
         size = path.stat().st_size
         mark.update(f"{path.name} {size} ".encode())
         with path.open("rb") as file:

@@ -60,6 +60,11 @@ class Offer:
         """What is left; 0 when it has ended."""
         return self._owning.lease_s(self)
 
+    @property
+    def visited(self) -> bool:
+        """Whether somebody pulls from it in a conversation now; who reads it directly is done in a moment."""
+        return self._owning.visited(self)
+
     def handle(self) -> Handle:
         """What a message carries, as things stand now."""
         return self._describe(self)
@@ -117,6 +122,10 @@ class Owning:
     def lease_s(self, offer: Offer) -> float:
         """What is left of a lease."""
         return self._core.lease_s(offer.number, self._loop.time())
+
+    def visited(self, offer: Offer) -> bool:
+        """Whether somebody pulls from it."""
+        return self._core.visited(offer.number)
 
     def open(self, offer: Offer, event: serving.Offered) -> None:
         """A new offer."""
@@ -185,7 +194,10 @@ class Owning:
 
     def _pump(self) -> None:
         """A few pieces, then the loop has its turn."""
-        for send in self._core.pump(limits.PIECES_PER_TURN):
+        sent, pieces = 0, 0
+        while self._core.busy and sent < limits.PIECE_BYTES and pieces < limits.PIECES_PER_TURN:
+            (send,) = self._core.pump(1)
+            sent, pieces = sent + send.stop - send.start, pieces + 1
             try:
                 self._send_piece(send)
             except BrokenPipeError:

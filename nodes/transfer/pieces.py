@@ -28,11 +28,7 @@ class Stream(Struct, frozen=True, gc=False):
     pieces: tuple[Piece, ...]
     starts: tuple[int, ...]  # the position of each
     size: int
-
-    @property
-    def end(self) -> int:
-        """The memory must be at least this long."""
-        return max((offset + length for offset, length in self.pieces), default=0)
+    end: int  # the memory must be at least this long
 
 
 def stream(pieces: Iterable[Piece]) -> Stream:
@@ -50,7 +46,9 @@ def stream(pieces: Iterable[Piece]) -> Stream:
     if len(joined) > limits.PIECES_MAX:
         raise PiecesRefused(f"{len(joined)} pieces are more than {limits.PIECES_MAX}: copy them together first")
     ends = tuple(accumulate(length for _, length in joined))
-    return Stream(tuple(joined), (0, *ends[:-1]) if ends else (), ends[-1] if ends else 0)
+    if not ends:
+        return Stream((), (), 0, 0)
+    return Stream(tuple(joined), (0, *ends[:-1]), ends[-1], max(offset + length for offset, length in joined))
 
 
 def distinct(whole: Stream) -> bool:

@@ -252,16 +252,25 @@ class Plane:
 
     async def fetch(self, wanted: Handle, into: Memory, pieces: Sequence[Piece] | None = None, **how: Any) -> Ended:
         """Pull, and wait for its end. Who is cancelled meanwhile cancels it, and still waits until nobody writes."""
-        over: asyncio.Future[Ended] = self._loop.create_future()
-        pull = self.pull(wanted, into, pieces, ended=over.set_result, **how)
+        ends: list[Ended] = []
+        over: asyncio.Future[None] = self._loop.create_future()
+
+        def ended(end: Ended) -> None:
+            ends.append(end)
+            if not over.done():
+                over.set_result(None)
+
+        pull = self.pull(wanted, into, pieces, ended=ended, **how)
         try:
-            return await asyncio.shield(over)
+            await over
         except asyncio.CancelledError:
             self.cancel(pull)
-            while not over.done():
+            while not ends:
+                over = self._loop.create_future()
                 with suppress(asyncio.CancelledError):
-                    await asyncio.shield(over)
+                    await over
             raise
+        return ends[0]
 
     def _registered(self, known: Memory) -> bool:
         return self._agent is not None and known.registration is not None

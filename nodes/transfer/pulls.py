@@ -50,6 +50,7 @@ class Pulls:
         self._wanted: dict[int, _Wanted] = {}
         self._payload: list[memoryview] = []
         self._late: list[tuple[int, bytes]] = []  # words that wait until those who wait for bytes have had their turn
+        self._late_soon = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = inf
         self._closing = False
@@ -125,6 +126,9 @@ class Pulls:
     def _post(self, event: moves.Event) -> None:
         for effect in self._core.handle(event, self._loop.time()):
             self._do(effect)
+        if self._late and not self._late_soon:  # in the next turn an end is told, in the one after it somebody goes on
+            self._late_soon = True
+            self._loop.call_soon(self._loop.call_soon, self._say_late)
         self._arm()
 
     def _take(self, link: int, frame: bytes, payload: "list[zmq.Frame]") -> None:
@@ -179,17 +183,16 @@ class Pulls:
 
     def _tell(self, effect: moves.Tell) -> None:
         frame = wire.encode(effect.message)
-        if not effect.late:
+        if effect.late:
+            self._late.append((effect.link, frame))
+        else:
             self._sockets.send(effect.link, frame)
-            return
-        if not self._late:  # in the next turn the end is told, in the one after it somebody goes on
-            self._loop.call_soon(self._loop.call_soon, self._say_late)
-        self._late.append((effect.link, frame))
 
     def _say_late(self) -> None:
         for link, frame in self._late:
             self._sockets.send(link, frame)
         self._late.clear()
+        self._late_soon = False
 
     def _store(self, wanted: _Wanted, start: int, stop: int) -> None:
         for chunk in self._payload:

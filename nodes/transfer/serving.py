@@ -162,6 +162,10 @@ class Serving:
         """How many are not freed yet."""
         return len(self._offers)
 
+    def visited(self, offer: int) -> bool:
+        """Whether somebody pulls from an offer."""
+        return offer in self._offers and bool(self._offers[offer].serves)
+
     def lease_s(self, offer: int, now: float) -> float:
         """What is left of an offer's lease; 0 if it is over."""
         found = self._offers.get(offer)

@@ -265,10 +265,13 @@ class PullerSockets:
 
     def _drain(self, link: int) -> None:
         """A few frames, then others have their turn. A dead link is told when all that it brought is taken."""
+        taken = 0
         for _ in range(limits.PIECES_PER_TURN):
             socket = self._sockets.get(link)
             if socket is None:
                 return
+            if taken >= limits.PIECE_BYTES:
+                break
             try:
                 frame = socket.recv(_NOBLOCK, False)
             except zmq.Again:
@@ -279,6 +282,7 @@ class PullerSockets:
             while frame.more:
                 frame = socket.recv(_NOBLOCK, False)
                 payload.append(frame)
+                taken += len(frame)
             self._take(link, message, payload)
         self._loop.call_soon(self._drain, link)
 

@@ -72,10 +72,11 @@ def test_the_table() -> None:
             later_first_ms=times,
             whole_ms=times,
             seconds=1.5,
+            cpu_s={"frontend": 1.5, "worker": 1.0},
         )
         for number, cached in enumerate((400, 800, 800))
     ]
-    assert table(runs).splitlines()[-1] == "| kv | 80.0% | 100.0% | 10 / 20 | 10 / 20 | 10 | 1.5 | 3 |"
+    assert table(runs).splitlines()[-1] == "| kv | 80.0% | 100.0% | 10 / 20 | 10 / 20 | 10 | 1.5 | 2.5 | 3 |"
 
 
 def test_how_systems_are_started() -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from nodes.engines.llama.engine import LlamaEngine, Settings
 from nodes.engines.llama.library import library
-from nodes.engines.llama.opening import file_of
 from nodes.engines.numpy.engine import Settings as Batching
 from tests.nodes.engines.ggufs import converted
 
@@ -42,4 +41,4 @@ def offline(folder: Path, prompts: Sequence[Sequence[int]], count: int) -> list[
 def _made(folder: Path) -> Path:
     made = Path(tempfile.mkdtemp(prefix="wiremesh-gguf-"))
     atexit.register(shutil.rmtree, made, ignore_errors=True)
-    return file_of("", converted(folder, made).parent)
+    return converted(folder, made)

@@ -22,7 +22,8 @@ class Behind(UrlSource):
 
     def __init__(self, slots: int) -> None:
         tokenizer = Tokenizer(ModelFiles(**contents_of(DEMO)))
-        self.server = Server(replace(VLLM, pause_s=PAUSE_S, slots=slots), tokenizer, SAID)
+        manner = replace(VLLM, pause_s=PAUSE_S, slots=slots, tongue="structured_outputs")
+        self.server = Server(manner, tokenizer, SAID, DEMO / "tokenizer.json")
         self.server.listen()
         super().__init__(Settings(Place(self.server.url), "", "x", slots, CONTEXT, wait_s=0.0), tokenizer)
 

@@ -81,6 +81,12 @@ def test_usage(run: Run, words: tuple[str, ...]) -> None:
     assert "usage: wiremesh" in error
 
 
+def test_a_slip_of_the_finger_is_seen(run: Run) -> None:
+    assert "--moddel=x (is it --model?): 'wiremesh up --help' lists" in run("up", "--moddel=x")[2]
+    assert "--temprature (is it --temperature?)" not in run("nodes", "--temprature", "1")[2], "it has no such flag"
+    assert "unrecognized arguments: b: 'wiremesh drain --help'" in run("drain", "a", "b")[2]
+
+
 @pytest.mark.parametrize("command", ["keygen", "run", "call", "nodes"])
 def test_each_command_names_a_variable_for_each_flag(run: Run, command: str) -> None:
     _, out, _ = run(command, "--help")

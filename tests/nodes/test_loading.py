@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from nodes import folder as folders
 from nodes import loading
@@ -58,6 +59,12 @@ def test_the_files_are_named_by_their_content(tmp_path: Path) -> None:
     assert "chat_template" not in loaded.card.files
     (path / "chat_template.jinja").write_text("{{ messages }}")
     assert loading.load(EngineOptions(str(path), engine="sim")).card.digest != loaded.card.digest
+
+
+def test_a_card_says_that_a_worker_must_be_fed(tmp_path: Path) -> None:
+    told = EngineOptions(str(model_folder(tmp_path / "tiny")), engine="sim", role="decode")
+    assert not loading.load(told).card.engine.fed_only
+    assert loading.load(replace(told, enforce_disagg=True)).card.engine.fed_only
 
 
 def test_the_numpy_engine_computes_the_model(tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ ALL = [LEFT, RIGHT, TWIN]
         ("def", ALL, TWIN),
         ("def0", ALL, TWIN),
         ("right", [LEFT, RIGHT], RIGHT),
+        ("worker-1", [LEFT, Seen(1, "worker-1@box-7"), Seen(2, "worker-12@box-7")], Seen(1, "worker-1@box-7")),
+        ("worker-1", [Seen(1, "worker-1@box-7"), Seen(2, "worker-1")], Seen(2, "worker-1")),
         ("abc", [Seen(1, "abc"), LEFT], Seen(1, "abc")),  # a name stands before the beginning of an id
     ],
 )

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import signal
+import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -122,3 +123,14 @@ async def who_dies(there: Place, nodes: list[str]) -> None:
     assert base64.b64decode(events[-1]["b64_json"]) == first
     line = there.front.line("dies")
     assert line["attempts"] == 2 and line["nodes"] == nodes
+
+
+def test_up_serves_pictures_and_its_curl_makes_one(tmp_path: Path, model: Path, runtime: str) -> None:
+    words = ("--model", model, "--engine", "transformers", "--port", 0, "--json", "--", "--diffusion", "image")
+    with Child("-m", "launch.cli", "up", *words, "--device", "cpu") as child:
+        served = json.loads(child.line('"event":"serving"', LOAD_S))
+        assert served["model"] == NAME and PATH in served["curl"]
+        subprocess.run(["bash", "-ec", served["curl"]], cwd=tmp_path, check=True, capture_output=True)
+        assert (tmp_path / "picture.png").read_bytes().startswith(PNG)
+        child.signal(signal.SIGINT)
+        assert child.wait() == 0

@@ -22,7 +22,6 @@ from tests.real.raw_http import CHAT, COMPLETIONS, HOST, Answer, Told, answer, a
 from tests.real.serving import (
     AT_ONCE,
     MODEL,
-    PACED,
     Frontend,
     Serving,
     chat,
@@ -35,11 +34,11 @@ from tests.real.serving import (
 )
 
 SLOW = "slow"
-AT_MOST_S = 2.0  # on a quiet machine it takes 50 ms; ours may be busy
+AT_MOST_S = 5.0  # on a quiet machine it takes 50 ms; ours may be busy
 MUTANTS = 3000
 PARTS = 2
 MEMORY_MB_MAX = 500.0  # of a frontend that has seen bodies of 40 MB: some copies of one of them
-SCHEMATHESIS_S = 15
+SCHEMATHESIS_S = 10
 
 
 class House(NamedTuple):
@@ -53,7 +52,7 @@ class House(NamedTuple):
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     with mesh(tmp_path_factory.mktemp("fuzz")) as there:
         there.worker("fast", *AT_ONCE)
-        there.worker("slow", *PACED, serves=SLOW)
+        there.worker("slow", "--decode-ms", "0:20", serves=SLOW)  # for longer than any test here takes
         front = there.frontend()
         asyncio.run(served(front, 1))
         asyncio.run(served(front, 1, SLOW))
@@ -114,7 +113,6 @@ async def refusals(front: Frontend, names: Sequence[str]) -> None:
 
 @pytest.mark.parametrize("part", range(PARTS))
 def test_bodies(house: House, part: int) -> None:
-    """In parts, for the neighbour's stream ends after ten seconds."""
     asyncio.run(refusals(house.front, list(BODIES)[part::PARTS]))
     assert peak_mb(house.front.child.pid) < MEMORY_MB_MAX
 

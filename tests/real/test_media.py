@@ -21,7 +21,7 @@ from mesh.security import create_key
 from tests.nodes.media.samples import animation, picture, png_that_says, tone, wav
 from tests.real.processes import PATIENCE_S, Child
 from tests.real.raw_http import CHAT, Told, ask
-from tests.real.serving import Frontend, Serving, mesh
+from tests.real.serving import Frontend, Serving, mesh, ready, scraped
 
 NAME = "senses"
 TOKENS = 12
@@ -40,15 +40,17 @@ class Place:
     def __init__(self, there: Serving, model: Path) -> None:
         self.there, self.model, self.seen = there, model, 0
         self.frontend: Frontend
+        self._starting: list[Child] = []
 
     def worker(self, role: str, *words: object) -> Child:
+        """One that is there when the frontend knows everybody."""
         child = self.there.start("worker", "--model", self.model, "--name-as", NAME, "--role", role, *words)
-        child.line("is ready")
+        self._starting.append(child)
         self.seen += role != "prefill"  # whom only routers send to
         return child
 
     def router(self, *words: object) -> None:
-        self.there.start("router", *words).line("router is ready")
+        self._starting.append(self.there.start("router", *words))
         self.seen += 1
 
     def front(self, *words: object) -> None:
@@ -58,6 +60,7 @@ class Place:
 
     def know(self) -> None:
         """Wait until the frontend does."""
+        ready(*self._starting)
         deadline = time.monotonic() + PATIENCE_S
         while self.metric("wiremesh_node_peers{", 'role="frontend",state="up"') < self.seen or not self.models():
             assert time.monotonic() < deadline, self.frontend.child.text
@@ -68,8 +71,8 @@ class Place:
 
     def metric(self, name: str, part: str = "") -> float:
         """The sum of a metric over the mesh."""
-        answer = asyncio.run(ask(self.frontend.port, "/metrics", method="GET"))
-        lines = [line for line in answer.body.decode().splitlines() if line.startswith(name) and part in line]
+        lines = asyncio.run(scraped(self.frontend.port))
+        lines = [line for line in lines if line.startswith(name) and part in line]
         return sum(float(line.rpartition(" ")[2]) for line in lines)
 
     def post(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
@@ -167,7 +170,7 @@ def test_a_known_picture_is_read_once_and_an_encoder_may_die(tmp_path: Path, mod
         assert there.metric("wiremesh_media_parts_total{", 'result="encoded"') == 1
         encoder.kill()
         assert there.says(image(1)) == first[0], "the worker has eyes of its own"
-        there.worker("encoder")
+        ready(there.worker("encoder"))
         assert there.says(image(2)) != first[0] and there.says(image(1)) == first[0]
 
 

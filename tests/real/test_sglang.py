@@ -9,7 +9,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,12 +18,13 @@ from urllib.error import HTTPError
 
 import pytest
 
+from nodes.engines.guard import descendants
 from nodes.folder import folder_of
 from tests.engines.of_sglang import PLACE, SETTINGS, WORDS
 from tests.real import test_vllm as apart
 from tests.real.processes import ROOT, Child
 from tests.real.serving import environment
-from tests.real.test_vllm import Stream, metric, processes, prompt, right, text_of, until
+from tests.real.test_vllm import Stream, fields, metric, processes, prompt, read, right, text_of, until
 
 pytestmark = pytest.mark.skipif(
     find_spec("sglang") is None or find_spec("sgl_kernel") is None, reason="SGLang is not installed here"
@@ -135,6 +136,28 @@ def goes_on_without(mesh: Mesh, worker: str) -> None:
     assert [stream.whole() for stream in streams] == [right(prompt(seed, 40), 250) for seed in range(4)]
 
 
+def test_a_worker_that_is_killed_while_it_starts_leaves_nothing() -> None:
+    """SGLang's own processes only notice once they have loaded what they need, and loaded they wait for ever."""
+    with environment() as runtime, serving("worker", runtime) as child:
+        # One that has just begun: both its scheduler and what makes text of tokens are there.
+        begun = until(lambda: len(found := spawned(child.pid)) >= 2 and found, apart.START_S)
+        child.kill()
+        until(lambda: not [one for one in begun if fields(Path(f"/proc/{one}"))[:1] not in ([], ["Z"])])
+
+
+def spawned(process: int) -> list[int]:
+    return [one for one in descendants(process) if b"spawn_main" in read(Path(f"/proc/{one}/cmdline"))]
+
+
+def serving(command: str, runtime: str, *words: object, flags: Sequence[str] = ()) -> Child:
+    """A node or more of Wiremesh's with SGLang behind it, as this machine can run it."""
+    path = os.pathsep.join([str(PLACE), str(ROOT)])
+    told = ("--join", f"dir:{runtime}", "--engine", "sglang", "--model", folder_of("demo"), *words)
+    native = ("--", *WORDS.split(), "--max-total-tokens", CACHE_TOKENS, *flags)
+    between = ("--",) if command == "up" else ()  # a first one: flags of the workers
+    return Child("-m", "launch.cli", command, *told, *between, *native, environment={**SETTINGS, "PYTHONPATH": path})
+
+
 class Upped:
     """What `wiremesh up` has started, as those who ask it see it."""
 
@@ -153,17 +176,14 @@ def upped(*words: object) -> Iterator[Upped]:
     """`wiremesh up` with SGLang's workers."""
     before = of_sglang()
     with environment() as runtime:
-        path = os.pathsep.join([str(PLACE), str(ROOT)])
-        command = ("up", "--engine", "sglang", "--model", folder_of("demo"), "--port", 0, "--json")
-        told = ("--join", f"dir:{runtime}", *words, "--", "--", *WORDS.split(), "--max-total-tokens", CACHE_TOKENS)
-        with Child(
-            "-m", "launch.cli", *command, *told, *HANDING.split(), SEEDED, environment={**SETTINGS, "PYTHONPATH": path}
-        ) as child:
+        flags = [*HANDING.split(), SEEDED]
+        with serving("up", runtime, "--port", 0, "--json", *words, flags=flags) as child:
             try:
                 yield Upped(child)
             finally:
                 child.signal(signal.SIGINT)
                 child.wait(apart.WITHIN_S)
+                print(child.text)  # for who looks why a test fails
     until(lambda: not of_sglang() - before)
 
 

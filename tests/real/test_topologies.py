@@ -84,7 +84,7 @@ async def nothing_left(front: Frontend) -> None:
 
     await eventually(used, lambda found: found == 0)
     assert await metric(front.port, "wiremesh_transfer_leaked_blocks") == 0
-    assert await metric(front.port, "wiremesh_engine_active_requests") == 0
+    await eventually(partial(metric, front.port, "wiremesh_engine_active_requests"), lambda found: found == 0)
 
 
 async def prefilled(front: Frontend) -> float:
@@ -213,9 +213,7 @@ def test_prefill_is_lost_while_it_computes_and_while_its_blocks_move(house: Hous
         asyncio.run(main())
 
 
-@pytest.mark.parametrize("words", [(), ("--enforce-disagg",)], ids=["computes", "fed"])
-def test_decode_is_killed_while_it_waits_and_while_it_decodes(house: House, words: tuple[str, ...]) -> None:
-    """Also where decode workers compute no prompt: who goes on elsewhere needs a prefill worker again."""
+def test_decode_is_killed_while_it_waits_and_while_it_decodes(house: House) -> None:
     front = house.front
 
     async def main() -> None:
@@ -245,7 +243,32 @@ def test_decode_is_killed_while_it_waits_and_while_it_decodes(house: House, word
 
     with house.mesh.moment():
         workers(house, "prefill", 1, *PACED[:2], *IN_PIECES)
-        decode = workers(house, "decode", 3, *PACED, *words)
+        decode = workers(house, "decode", 3, *PACED)
+        asyncio.run(main())
+
+
+def test_who_computes_no_prompt_is_fed_again(house: House) -> None:
+    """Decode workers are killed: who goes on at another has to be walked by a prefill worker first, router or not."""
+    front = house.front
+
+    async def main() -> None:
+        await apart(house, decode)
+        gone: list[Child] = []
+
+        async def seen(name: str, state: str) -> bool:
+            for child in decode:
+                if child not in gone and await metric(front.port, name, node=node_of(child), state=state):
+                    gone.append(child)
+                    return True
+            return False
+
+        for name, state in ((STAGING, "pulling"), ("wiremesh_engine_active_requests", "running")):
+            await streams(house, f"fed {state}", lambda: gone[-1].signal(signal.SIGKILL), partial(seen, name, state))
+        await nothing_left(front)
+
+    with house.mesh.moment():
+        workers(house, "prefill", 1, *PACED[:2], *IN_PIECES)
+        decode = workers(house, "decode", 3, *PACED, "--enforce-disagg")
         asyncio.run(main())
 
 

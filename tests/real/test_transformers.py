@@ -1,6 +1,9 @@
 """The transformers engine in real processes: a picture through an encoder, a prefill and a decode worker, and through
-one worker alone, says the same. Needs torch: see tests/nodes/engines/test_transformers.py."""
+one worker alone, says the same; and JSON goes on when its worker is killed in the middle of it. Needs torch: see
+tests/nodes/engines/test_transformers.py."""
 
+import asyncio
+import signal
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -8,6 +11,7 @@ from typing import Any
 import pytest
 
 from launch.demo_model.senses import make
+from tests.real.serving import mesh, node_of, served
 from tests.real.test_media import NAME, REQUESTS, place
 
 pytestmark = [
@@ -51,3 +55,23 @@ def test_every_topology_says_the_same(tmp_path: Path, model: Path) -> None:
             assert fetched if "encoder" in roles else not fetched
     assert len(set(told["agg"])) == len(ASKED), "each is something else to the model"
     assert told["epd"] == told["agg"]
+
+
+def test_json_goes_on_when_its_worker_is_killed(tmp_path: Path) -> None:
+    pytest.importorskip("llguidance")
+    from tests.real.test_guided import DEMO, streams  # it is skipped as a whole without that
+
+    async def main() -> None:
+        await served(front, 2, DEMO)
+        calm = await streams(front, "calm", node_of(workers[0]))
+        found = await streams(front, "killed", node_of(workers[1]), lambda: workers[1].signal(signal.SIGKILL))
+        for number, (one, same) in enumerate(zip(found, calm, strict=True)):
+            assert one.texts == same.texts
+            assert len(front.line(f"killed-{number}")["nodes"]) == 2, "it was in the middle"
+
+    with mesh(tmp_path) as there:
+        workers = [there.start("worker", "--name", name, "--model", DEMO, *ENGINE) for name in ("stays", "victim")]
+        for worker in workers:
+            worker.line("is ready", LOAD_S)
+        front = there.frontend()
+        asyncio.run(main())

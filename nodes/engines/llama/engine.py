@@ -24,6 +24,8 @@ from nodes.engines.numpy.engine import NumpyEngine, limits_of
 from nodes.engines.numpy.engine import Settings as Batching
 from nodes.engines.numpy.placing import parts_of
 from nodes.engines.running import Limits, Plan, Running
+from nodes.folder import contents_of
+from nodes.guiding.following import guides_of
 
 Floats = NDArray[np.float32]
 DTYPES = ("auto", *ITEM_BYTES)
@@ -71,8 +73,7 @@ class LlamaEngine(NumpyEngine):
         limits = replace(limits, hand_over=limits.hand_over and layout is not None)
         exchange = Exchange(layout, sample)
         self._keep(limits, model, exchange)
-        pool = self._running.pool
-        lanes = Lanes(limits.slots, limits.blocks, limits.block_tokens, limits.caching, pool.drop)
+        lanes = Lanes(limits.slots, limits.block_tokens, limits.caching, self._running.pool)
         self._lanes = exchange.lanes = lanes
         exchange.model = model
         self._again = partial(self._loaded, limits)
@@ -111,6 +112,11 @@ class LlamaEngine(NumpyEngine):
     def check(self) -> None:
         super().check()
         self._lanes.check()
+
+    def _guide(self, limits: Limits) -> Limits:
+        contents = contents_of(self._wanted.file.parent, str(self._wanted.file))
+        self._guides = guides_of(contents["tokenizer"].decode(), limits.vocabulary, limits.eos_tokens)
+        return replace(limits, guides=self._guides is not None)
 
     def _empty(self, model: Any) -> None:
         known: Any = self._model

@@ -25,6 +25,7 @@ ORDER = "layer part token head width"  # unlike other engines: their keys are no
 HEAD = Form("<IiII")  # a number that is always the same, the lane, streams, positions
 MIDDLE = Form("<II")  # whether values are transposed, layers
 PART = Form("<iQ")  # kind of numbers, bytes of a row
+TURNED = Form("<iII")  # instead of it before values that are: kind of numbers, bytes of one, how many in a row
 PLACES = np.dtype([("position", "<i4"), ("lanes", "<u4"), ("lane", "<i4")])
 DTYPES = {0: "float32", 1: "float16"}  # of llama.cpp's kinds of numbers, those that blocks know
 ITEM_BYTES = {"float32": 4, "float16": 2}
@@ -38,6 +39,7 @@ class Rows(Struct):
     """What a state says: (layer, part, position, byte), the positions in order."""
 
     magic: int
+    turned: int  # whether values came with the positions along the memory
     kind: int
     content: Bytes
 
@@ -119,8 +121,8 @@ def layout_of(state: bytes, block_tokens: int, heads: int) -> tuple[Layout | Non
     except Strange:
         return None, None
     layers, parts, _, row_bytes = rows.content.shape
-    dtype = DTYPES.get(rows.kind, "")
-    if not dtype or row_bytes % (ITEM_BYTES[dtype] * heads):
+    dtype = DTYPES[rows.kind]
+    if row_bytes % (ITEM_BYTES[dtype] * heads):
         return None, None
     width = row_bytes // ITEM_BYTES[dtype] // heads
     return Layout(block_tokens, layers, heads, width, dtype, parts, ORDER), rows
@@ -133,19 +135,21 @@ def heard(state: bytes) -> Rows:
         places = np.frombuffer(state, PLACES, count, HEAD.size)
         at = HEAD.size + places.nbytes
         turned, layers = MIDDLE.unpack_from(state, at)
-        kind, row_bytes = PART.unpack_from(state, at + MIDDLE.size)
+        at += MIDDLE.size
+        kind, row_bytes = PART.unpack_from(state, at)
     except (TooShort, ValueError) as error:
         raise Strange(f"a state of {len(state)} bytes ends too early: {error}") from None
     part_bytes = PART.size + count * row_bytes
-    at += MIDDLE.size
-    if (streams, turned) != (1, 0) or not layers or len(state) - at != 2 * layers * part_bytes:
+    if streams != 1 or turned > 1 or kind not in DTYPES or not layers or len(state) - at != 2 * layers * part_bytes:
         raise Strange(f"a state of {len(state)} bytes is of another form")
     parts = np.frombuffer(state, np.uint8, offset=at).reshape(2, layers, part_bytes)
-    if (places["lanes"] != 1).any() or any(PART.unpack(one[: PART.size]) != (kind, row_bytes) for one in _each(parts)):
+    if (places["lanes"] != 1).any() or (parts[..., : PART.size] != headers(turned, kind, row_bytes)).any():
         raise Strange("a state's layers differ from each other")
-    order = np.argsort(places["position"], kind="stable")
-    rows = parts[..., PART.size :].reshape(2, layers, count, row_bytes)[:, :, order]
-    return Rows(magic, kind, rows.transpose(1, 0, 2, 3))
+    rows = np.empty((layers, 2, count, row_bytes), np.uint8)
+    rows[:, 0] = parts[0, :, PART.size :].reshape(layers, count, row_bytes)
+    values = parts[1, :, PART.size :]
+    rows[:, 1] = turn(values, count, kind) if turned else values.reshape(layers, count, row_bytes)
+    return Rows(magic, turned, kind, rows[:, :, np.argsort(places["position"], kind="stable")])
 
 
 def told(rows: Bytes, start: int, sample: Rows | None) -> bytes:
@@ -155,10 +159,25 @@ def told(rows: Bytes, start: int, sample: Rows | None) -> bytes:
     places = np.zeros(count, PLACES)
     places["position"], places["lanes"], places["lane"] = np.arange(start, start + count), 1, SCRATCH
     made = np.empty((parts, layers, PART.size + count * row_bytes), np.uint8)
-    made[..., : PART.size] = np.frombuffer(PART.pack(sample.kind, row_bytes), np.uint8)
-    made[..., PART.size :] = rows.transpose(1, 0, 2, 3).reshape(parts, layers, -1)
-    return HEAD.pack(sample.magic, SCRATCH, 1, count) + places.tobytes() + MIDDLE.pack(0, layers) + made.tobytes()
+    made[..., : PART.size] = headers(sample.turned, sample.kind, row_bytes)
+    made[0, :, PART.size :] = rows[:, 0].reshape(layers, -1)
+    values = rows[:, 1].reshape(layers, -1)
+    if sample.turned:
+        values = turn(values, row_bytes // ITEM_BYTES[DTYPES[sample.kind]], sample.kind).reshape(layers, -1)
+    made[1, :, PART.size :] = values
+    head = HEAD.pack(sample.magic, SCRATCH, 1, count) + places.tobytes()
+    return head + MIDDLE.pack(sample.turned, layers) + made.tobytes()
 
 
-def _each(parts: Bytes) -> list[bytes]:
-    return [parts[part, layer].tobytes() for part in range(parts.shape[0]) for layer in range(parts.shape[1])]
+def headers(turned: int, kind: int, row_bytes: int) -> Bytes:
+    """What stands before the keys of each layer, and before the values of each: (part, 1, byte)."""
+    item = ITEM_BYTES[DTYPES[kind]]
+    values = TURNED.pack(kind, item, row_bytes // item) if turned else PART.pack(kind, row_bytes)
+    return np.frombuffer(PART.pack(kind, row_bytes) + values, np.uint8).reshape(2, 1, PART.size)
+
+
+def turn(values: Bytes, columns: int, kind: int) -> Bytes:
+    """Numbers as bytes, (layer, row, column), with rows for columns: (layer, column, byte)."""
+    layers, item = len(values), ITEM_BYTES[DTYPES[kind]]
+    turned = values.reshape(layers, -1, columns, item).transpose(0, 2, 1, 3)
+    return np.ascontiguousarray(turned).reshape(layers, columns, -1)

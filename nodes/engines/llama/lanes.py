@@ -7,11 +7,11 @@ block that somebody may ask for. Who shared blocks with a lane that was left beh
 conversation has one lane, however many turns it had. Lanes are few: of those left behind the oldest goes first.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from msgspec import Struct
 
-from nodes.contract.blocks import NONE
+from nodes.contract.blocks import NONE, Pool
 from nodes.engines.running import Part, Running
 
 SCRATCH = 0  # a lane for copies, empty between them
@@ -47,18 +47,17 @@ def lanes_for(slots: int, caching: bool) -> int:
 class Lanes:
     """What is to be told to llama.cpp, so that it holds just what the scheduler believes that the cache holds."""
 
-    def __init__(self, slots: int, blocks: int, block_tokens: int, caching: bool, drop: Callable[[int], None]) -> None:
+    def __init__(self, slots: int, block_tokens: int, caching: bool, pool: Pool) -> None:
         self._slots = slots
         self._size = block_tokens
         self._caching = caching
-        self._drop = drop  # tells the pool that the content of a block is lost
-        self._count = blocks
+        self._pool = pool
         self.clear()
 
     def clear(self) -> None:
         """Nothing is there any more: llama.cpp knows that already."""
-        self._holder = [NONE] * self._count  # by block: the lane that keeps it
-        self._place = [0] * self._count  # by block: which of its sequence it is
+        self._holder = [NONE] * self._pool.total  # by block: the lane that keeps it
+        self._place = [0] * self._pool.total  # by block: which of its sequence it is
         self._kept: list[dict[int, int]] = [
             {} for _ in range(lanes_for(self._slots, self._caching))
         ]  # by lane: place to block
@@ -128,12 +127,9 @@ class Lanes:
 
     def _left(self, bound: _Bound) -> None:
         lane = bound.lane
-        if not self._caching:  # nobody shares, and nobody asks for it
-            for block in self._kept[lane].values():
-                self._holder[block] = NONE
-            self._kept[lane].clear()
-            self._rest(lane)
-            return
+        for block in [*self._kept[lane].values()]:
+            if not self._pool.is_known(block):  # nobody will ask for it
+                self._lose(block)
         for place, block in enumerate(bound.blocks[: bound.known]):
             holder = self._holder[block]
             if holder in self._behind:  # whoever used it last keeps it
@@ -156,7 +152,7 @@ class Lanes:
         users = {block: bound for bound in self._bound.values() for block in bound.blocks[: bound.known]}
         for place, block in [*self._kept[lane].items()]:
             if block not in users:
-                self._drop(block)
+                self._pool.drop(block)
             del self._kept[lane][place]
             self._holder[block] = NONE
             if block in users:

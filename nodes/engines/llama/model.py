@@ -57,6 +57,8 @@ class LlamaModel:
             dtype = "float32" if known.llama_model_ftype(model) == WEIGHTS_FLOAT32 else "float16"
         if known.llama_model_has_encoder(model) or not known.llama_model_has_decoder(model):
             raise Unsupported("it is no model that goes on from a prompt: it has an encoder, or no decoder")
+        if self._meta("attention.causal") == "false":
+            raise Unsupported("it makes embeddings, which this engine does not")
         heads = max(1, known.llama_model_n_head_kv(model))
         width = known.llama_model_n_embd(model) // max(1, known.llama_model_n_head(model))
         numbers = sum(int(self._meta(f"attention.{part}_length") or width) for part in ("key", "value"))
@@ -74,7 +76,8 @@ class LlamaModel:
     @property
     def exact(self) -> bool:
         """Nothing in it is coarser than float32."""
-        return self.shape.dtype == "float32" and self._library.llama_model_ftype(self._model) == WEIGHTS_FLOAT32
+        whole = self._library.llama_model_ftype(self._model) == WEIGHTS_FLOAT32
+        return whole and self.shape.dtype == "float32" and "flash_attn_type" not in self._settings
 
     def _meta(self, name: str) -> str:
         """What the file says of its architecture under a name; empty if nothing."""
@@ -103,6 +106,8 @@ class LlamaModel:
         complaint()  # of something else
         number = known.GGML_TYPE_F32 if self.shape.dtype == "float32" else known.GGML_TYPE_F16
         wanted.type_k = wanted.type_v = number
+        if self.shape.dtype == "float32":  # flash attention would read it as float16
+            wanted.flash_attn_type = known.LLAMA_FLASH_ATTN_TYPE_DISABLED
         self._context = known.llama_init_from_model(self._model, _with(wanted, self._settings))
         if not self._context:
             raise Unsupported(f"llama.cpp has no memory for {positions} positions: {complaint()}")

@@ -10,11 +10,11 @@ from nodes.engines.llama.library import MISSING
 from nodes.engines.logits import processors_of
 from nodes.engines.numpy.config import Unsupported
 from nodes.engines.numpy.engine import Settings as Batching
+from nodes.folder import file_of
 from nodes.text.tokenizer import Tokenizer
 
 SLOTS = 16  # each makes llama.cpp's memory for logits larger by two rows
 STEP_TOKENS = 512
-SUFFIX = ".gguf"
 
 
 def open_llama(
@@ -44,15 +44,3 @@ def open_llama(
         return engine, engine.start(), None
     except (ImportError, OSError) as error:
         raise Unsupported(f"{MISSING} ({error})") from None
-
-
-def file_of(model: str, folder: Path) -> Path:
-    """The model's file: the one that was named, or the only one in its directory; of a model in parts the first."""
-    if model.endswith(SUFFIX):
-        return Path(model).expanduser()
-    found = sorted(folder.glob(f"*{SUFFIX}"))
-    first = [file for file in found if "-of-" not in file.stem or "-00001-of-" in file.stem]
-    if len(first) != 1:
-        what = f"several models, as {first[0].name} and {first[1].name}" if first else "no GGUF file"
-        raise Unsupported(f"it has {what}: name one, as in --model {folder}/NAME{SUFFIX}")
-    return first[0]

@@ -1,6 +1,7 @@
 """Shell. Finds out what a server can do, by asking it: which model, how it takes prompts, how it gives tokens."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -23,6 +24,8 @@ AGAIN_S = 0.5
 PROBE = "The quick brown fox"
 PROBE_TOKENS = 2
 OURS = "wiremesh"  # who owns its models
+
+log = logging.getLogger("wiremesh.url")
 
 
 class Settings(Struct, frozen=True):
@@ -57,6 +60,7 @@ async def find(settings: Settings, tokenizer: Tokenizer) -> Dialect:
 async def _listed(settings: Settings) -> list[Any]:
     """The server's models."""
     url, patience = settings.place.url, time.monotonic() + settings.wait_s
+    told = ""
     while True:
         try:
             status, content = await fetched(settings.place, "/models")
@@ -70,6 +74,9 @@ async def _listed(settings: Settings) -> list[Any]:
             why = str(error)
         except (msgspec.DecodeError, KeyError, TypeError):
             raise EngineRefused(f"{url}/models is no list of models: --url is the server's /v1") from None
+        if why != told:
+            log.warning("waiting for a server at %s: %s", url, why)
+        told = why
         if time.monotonic() > patience:
             raise EngineRefused(f"no server at {url} within {settings.wait_s:.0f} s: {why}")
         await asyncio.sleep(AGAIN_S)

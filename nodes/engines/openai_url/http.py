@@ -4,6 +4,7 @@ To close the connection is to cancel the request: servers abort what nobody read
 """
 
 import asyncio
+import os
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -131,6 +132,6 @@ def _head(host: str, path: str, key: str, body: bytes | None) -> bytes:
 def _why(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return f"no answer within {CONNECT_S:.0f} s"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno).lower()  # asyncio's own words are of calls and tuples
     return " ".join(str(error).split())

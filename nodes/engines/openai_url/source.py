@@ -18,6 +18,7 @@ from nodes.engines.openai_url.http import Unreachable
 from nodes.engines.openai_url.texts import Bytes, Writer
 from nodes.engines.openai_url.wire import Dialect, Said, Way, asked
 from nodes.engines.outside import JobLost, JobMoved, Piece, budget_of, sequence_of
+from nodes.guiding.library import GuideRefused
 from nodes.metrics import Family, counter, gauge
 from nodes.text.tokenizer import Tokenizer
 
@@ -76,9 +77,9 @@ class UrlSource:
         except JobLost:
             outcome = "lost"
             raise
-        except ValueError:
+        except ValueError as error:
             outcome = "refused"
-            raise
+            raise error if job.guide is None else GuideRefused(str(error)) from None
         finally:
             self._running -= 1
             self._outcomes[outcome] += 1

@@ -98,9 +98,8 @@ def asked(
     body |= {theirs: getattr(sampling, ours) for ours, theirs in named.items() if _differs(sampling, usual, ours)}
     if dialect.way is Way.OLLAMA:
         options = {**body, "num_predict": budget, "num_ctx": dialect.context}
-        return _json(
-            {"model": dialect.model, "prompt": prompt, "raw": True, "stream": True, "options": options, **more}
-        )
+        given = {"model": dialect.model, "prompt": prompt, "raw": True, "stream": True, "options": options}
+        return _json({**given, **more})
     body |= {"model": dialect.model, "prompt": prompt, "max_tokens": budget, "stream": True, **more}
     body |= {"stream_options": {"include_usage": True}, **WAYS[dialect.way]}
     if sampling.logprobs >= 0:

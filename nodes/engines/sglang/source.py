@@ -3,8 +3,9 @@
 Prefill and decode apart are SGLang's own: both sides get the same request at once, and find each other by the host and
 port of the prefill side's bootstrap server and by the number of a room, which we draw. A decode side computes no prompt
 of its own (its card says so), and an abort that we did not ask for means that the other side is gone: the job is lost
-here, and goes on elsewhere. Sleeping needs SGLang's memory saver, which only GPUs have: without one it was run with a
-stand-in for it, which gives nothing back.
+here, and goes on elsewhere. Seeds are heeded in its deterministic mode alone, which is for GPUs: on a CPU it was run
+without the kernels that make its sums the same in every batch. Sleeping needs SGLang's memory saver, which only GPUs
+have: without one it was run with a stand-in for it, which gives nothing back.
 """
 
 import asyncio
@@ -87,15 +88,19 @@ class SglangSource:
         Died.said = False
         ranks = ranks_in(self._options.native)
         self._home = tempfile.mkdtemp(prefix="wiremesh-sglang-")
-        sockets, before = sockets_of(ranks, self._home), {*descendants()}
+        sockets = sockets_of(ranks, self._home)
+        resource_tracker.ensure_running()  # multiprocessing keeps it until the end: it must not get our mark
+        guard = self._guard = Guard()
+        before = {*descendants()}
         try:
-            self._engine = launched(flags_of(self._folder, self._options, sockets, free_ports()))
+            with guard.marking():
+                self._engine = launched(flags_of(self._folder, self._options, sockets, free_ports()))
         except EngineRefused:
-            self._guard = _guarding(before)
+            guard.watch(process for process in descendants() if process not in before)
             self._clean()
             raise
+        guard.watch(process for process in descendants() if process not in before)
         self._manager = self._engine.tokenizer_manager
-        self._guard = _guarding(before)
         card = self._card = self._told(ranks)
         if card.tells_blocks:
             context = self._context = zmq.Context()
@@ -367,12 +372,6 @@ class SglangSource:
             self._context.destroy(0)
         with suppress(OSError):
             shutil.rmtree(self._home)
-
-
-def _guarding(before: set[int]) -> Guard:
-    """Over what was started since, but for what multiprocessing keeps until the end of this process."""
-    kept = {*before, getattr(resource_tracker._resource_tracker, "_pid", None)}
-    return Guard(process for process in descendants() if process not in kept)
 
 
 def _piece(found: Heard) -> Piece:

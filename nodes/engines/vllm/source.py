@@ -35,6 +35,8 @@ from nodes.text.tokenizer import Tokenizer
 SHUTDOWN_S = 15  # what vLLM is given to end its processes before they are killed
 REAP_S = 2  # a process that was killed is gone within milliseconds
 SLEEPS_AT_MOST = 2
+FORGETS_MAX = 5  # how often it is asked to forget its cache: what is wrong is worth more than what runs there
+FORGET_S = 0.2  # between two of them: caches are fetched within milliseconds
 CHARS_MAX = 300  # of what vLLM says about a failure
 
 
@@ -63,6 +65,7 @@ class VllmSource:
         self._loras: dict[str, Any] = {}
         self._loading = asyncio.Lock()
         self._blocks = 0  # of one rank
+        self._exact = False  # whether a token that comes out otherwise is a mistake
         self.towers: seeing.Eyes | None = None  # once it runs
 
     def start(self) -> Card:
@@ -110,7 +113,7 @@ class VllmSource:
     def _card(self, said: Arguments) -> Card:
         config = self._engine.vllm_config
         ranks = self._ranks
-        exact = "32" in str(config.model_config.dtype)
+        self._exact = "32" in str(config.model_config.dtype)
         pools = config.model_config.runner_type == "pooling"
         # What reads a text at once keeps none of it, and vLLM calls that one block: no measure of what fits.
         self._blocks = 0 if pools else int(config.cache_config.num_gpu_blocks or 0)
@@ -126,7 +129,7 @@ class VllmSource:
             blocks=self._blocks * ranks,
             eos_tokens=self._eos_tokens,
             resumes_sampling=said.keyed,
-            resumes_exactly=exact,
+            resumes_exactly=self._exact,
             tells_blocks=bool(said.streams),
             sleeps=bool(config.model_config.enable_sleep_mode),
             loras=tuple(said.loras),
@@ -172,6 +175,24 @@ class VllmSource:
                 except Exception as error:
                     _explain(error)
                     raise
+            if self._exact:
+                await self._disown()
+
+    async def _disown(self) -> None:
+        """What was fetched is another prompt's, and vLLM has it under this one's name: nobody may find it there.
+
+        Where numbers are coarse, another beginning is no sign of that.
+        """
+        log.error("a cache that was fetched is not that of its prompt: all that vLLM keeps is computed again")
+        for left in reversed(range(FORGETS_MAX)):
+            try:
+                await self._engine.reset_prefix_cache(reset_running_requests=True)
+            except Exception as error:  # it cannot while it waits for others' caches
+                if not left:
+                    raise EngineDead("vLLM keeps a cache that is wrong, and cannot forget it") from error
+                await asyncio.sleep(FORGET_S)
+            else:
+                return
 
     async def _generate(self, job: Job, wanted: Asked) -> Any:
         ranked = self._ranks > 1 and 0 <= job.rank < self._ranks

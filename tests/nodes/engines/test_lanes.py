@@ -51,7 +51,7 @@ def driven(seed: int, slots: int, blocks: int, caching: bool, turns: int) -> tup
     limits = Limits(16, blocks * SIZE, slots, step_tokens=13, block_tokens=SIZE, blocks=blocks, caching=caching)
     exchange: Any = None  # nothing is handed over
     scheduler = Scheduler(limits, xxh3_64_intdigest, exchange)
-    lanes = Lanes(slots, blocks, SIZE, caching, scheduler.pool.drop)
+    lanes = Lanes(slots, SIZE, caching, scheduler.pool)
     cells = Cells(lanes_for(slots, caching), blocks * SIZE)
     said: list[list[int]] = [[1, 2, 3, 4, 5]]
     ends: dict[Any, Ending] = {}
@@ -96,3 +96,26 @@ def test_when_lanes_run_out_the_oldest_is_forgotten(monkeypatch: pytest.MonkeyPa
     for seed in range(6):
         _, cached, ends = driven(seed, slots=3, blocks=60, caching=True, turns=400)
         assert cached and len(ends) > 50
+
+
+def test_a_conversation_leaves_one_lane_behind() -> None:
+    """Each turn takes over what the one before it kept; another conversation has a lane of its own."""
+    limits = Limits(16, 400, 2, step_tokens=64, block_tokens=SIZE, blocks=100)
+    exchange: Any = None  # nothing is handed over
+    scheduler = Scheduler(limits, xxh3_64_intdigest, exchange)
+    lanes = Lanes(2, SIZE, True, scheduler.pool)
+    said = {voice: [voice, *([3, 4, 5, 6, 7] * 3)] for voice in (1, 2)}
+    for turn in range(6):
+        for voice, prompt in said.items():
+            assert scheduler.submit(Job((turn, voice), prompt, max_tokens=2)) is None
+            said[voice] = [*prompt, 9, 9, 3, 4, 5, 6, 7]
+        while not scheduler.idle():
+            plan = scheduler.plan()
+            lanes.settle([*scheduler.decoding, *scheduler.filling])
+            for part in [Part(running, len(running.tokens) - 1, 1) for running in plan.decoding] + plan.parts:
+                lanes.begin(part)
+            scheduler.apply(plan, [9 for _ in plan.heads])
+            scheduler.events()
+        lanes.settle([])
+        lanes.check()
+        assert len(lanes._behind) == 2

@@ -22,7 +22,18 @@ from nodes.engines.outside import EngineRefused, OutsideEngine
 from nodes.generation import Generation
 from nodes.host import OutsideHost
 from proto.errors import Reason
-from tests.nodes.engines.url_server import LLAMA, MANNERS, MODEL, OLLAMA, PLAIN, VLLM, VLLM_OLD, Manner, Server, serving
+from tests.nodes.engines.url_server import (
+    LLAMA,
+    MANNERS,
+    MODEL,
+    OLLAMA,
+    PLAIN,
+    VLLM,
+    VLLM_OLD,
+    Manner,
+    Server,
+    serving,
+)
 from tests.nodes.hosting import start_of
 from tests.nodes.test_host import Listener
 from tests.nodes.text.tiny import byte_fallback, byte_level

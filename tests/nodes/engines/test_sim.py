@@ -300,6 +300,19 @@ def test_the_clock() -> None:
     assert round(engine.step().wait_s, 6) == 0.01
 
 
+def test_what_sequences_share_is_read_by_each() -> None:
+    engine = engine_of(Timing(prefill_ms=((0, 0.0),), decode_ms=((0, 0.0), (1000, 1000.0))))
+    for number in range(3):
+        engine.submit(Job(number, [1] * 20, max_tokens=3))
+        engine.step()
+    load = engine.load()
+    assert load.running == 2 and load.blocks_used == 5 + 2, "five of the prompt, and a last one for each"
+    engine.submit(Job(4, [1] * 20, max_tokens=3))
+    engine.step()
+    step = engine.step()
+    assert round(1000 * step.wait_s) == 23 + 22
+
+
 def test_faults_on_command() -> None:
     engine = engine_of(poison=13)
     engine.submit(Job(1, [1], max_tokens=2))

@@ -87,20 +87,24 @@ def test_who_goes_on_says_what_one_engine_would_have_said(pair: tuple[Harness, H
 
 
 def test_it_is_fetched_indeed(pair: tuple[Harness, Harness]) -> None:
-    """Who is given another prompt's cache, and no token to compare with, says what that prompt continues with."""
+    """Who is given another prompt's cache, and no token to compare with, goes on with that prompt."""
     first, second = pair
-    other = fed(first, "fetched", prompt(500, 96))
-    (found,) = second.run(job("fetched", prompt(501, 96), NEW, native=other.native))
-    assert list(found.tokens)[1:] == greedy(prompt(500, 96), NEW)[1:]
+    other = prompt(500, 96)
+    given = [*prompt(501, 95), other[-1]]  # the last is computed by who goes on
+    assert greedy(given, NEW) != greedy(other, NEW)
+    (found,) = second.run(job("fetched", given, NEW, native=fed(first, "fetched", other).native))
+    assert list(found.tokens) == greedy(other, NEW)
 
 
 def test_another_prompts_cache_is_not_followed(pair: tuple[Harness, Harness]) -> None:
     first, second = pair
     given, other = prompt(502, 96), fed(first, "other", prompt(503, 96))
     said = greedy(given, NEW)
-    assert said[0] != other.tokens[0]
-    (found,) = second.run(job("other", given, NEW, generated=said[:1], native=other.native, cache_salt="b"))
+    assert said[:1] != greedy([*prompt(503, 95), given[-1]], 1), "or it could not be seen"
+    (found,) = second.run(job("other", given, NEW, generated=said[:1], native=other.native))
     assert [said[0], *found.tokens] == said
+    (again,) = second.run(job("found", given, NEW))
+    assert list(again.tokens) == said, "and nobody finds it under this prompt's name"
 
 
 def test_what_nobody_fetches_is_free_after_its_lease_and_not_fetched_then(pair: tuple[Harness, Harness]) -> None:

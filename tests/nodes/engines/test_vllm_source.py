@@ -12,8 +12,9 @@ import zmq
 from nodes.contract.engine import Ending, Job, Sampling
 from nodes.engine_options import EngineOptions
 from nodes.engines.kv_feed import KvFeed
+from nodes.engines.outside import EngineDead
 from nodes.engines.vllm.params import Asked, word
-from nodes.engines.vllm.source import VllmSource
+from nodes.engines.vllm.source import FORGETS_MAX, VllmSource
 
 GREEDY = Sampling(temperature=0.0)
 
@@ -67,6 +68,15 @@ class Told(VllmSource):
 
     answers: list[Sequence[int]]
     asked: list[Asked]
+    forgotten = 0
+    fetching = 0  # how often it cannot forget
+
+    async def reset_prefix_cache(self, reset_running_requests: bool) -> bool:
+        self.fetching -= 1
+        if self.fetching >= 0:
+            raise RuntimeError("some wait for a remote transfer")
+        self.forgotten += reset_running_requests
+        return True
 
     async def _generate(self, job: Job, wanted: Asked) -> Any:
         self.asked.append(wanted)
@@ -80,18 +90,23 @@ async def outputs(tokens: Sequence[int]) -> AsyncIterator[Any]:
         yield SimpleNamespace(outputs=[made], num_cached_tokens=0, kv_transfer_params=None)
 
 
-def said(job: Job, *answers: Sequence[int]) -> tuple[list[int], list[Asked]]:
-    """All tokens that come of a job, and what vLLM was asked for."""
+def said(
+    job: Job, *answers: Sequence[int], forgets: int = 0, exact: bool = True, fetching: int = 0
+) -> tuple[list[int], list[Asked]]:
+    """All tokens that come of a job, and what vLLM was asked for. `forgets`: how often its whole cache was wrong."""
     source = Told(Path("model"), EngineOptions("model", engine="vllm"), (), 100)
     source._said = SimpleNamespace(keyed=True, processed=False, lease_s=30.0)  # type: ignore[assignment]
     source.answers, source.asked = list(answers), []
+    source._engine, source._exact, source.fetching = source, exact, fetching
 
     async def read() -> list[int]:
         pieces = [piece async for piece in source.stream(job)]
         assert pieces[-1].ending is Ending.LENGTH
         return [token for piece in pieces for token in piece.tokens]
 
-    return asyncio.run(read()), source.asked
+    tokens = asyncio.run(read())
+    assert source.forgotten == forgets
+    return tokens, source.asked
 
 
 def fed(*generated: int) -> Job:
@@ -114,9 +129,22 @@ def test_what_the_prefill_said_is_not_said_again() -> None:
     assert tokens == [61, 62, 63] and [one.tokens for one in asked] == [[5, 6, 7]]
 
 
-def test_a_cache_with_another_beginning_is_computed_anew() -> None:
-    """Whatever was fetched, it was not this prompt's: it is asked for again, and nothing of it is told."""
-    tokens, asked = said(fed(60), [70, 71, 72, 73], [61, 62, 63])
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_cache_with_another_beginning_is_computed_anew(exact: bool) -> None:
+    """Whatever was fetched, it was not this prompt's: it is asked for again, nothing of it is told, nor found again.
+
+    Where numbers are coarse it may well be this prompt's.
+    """
+    tokens, asked = said(fed(60), [70, 71, 72, 73], [61, 62, 63], forgets=int(exact), exact=exact)
     assert tokens == [61, 62, 63]
     assert [one.tokens for one in asked] == [[5, 6, 7], [5, 6, 7, 60]]
     assert "extra_args" not in asked[1].params, "without the cache that was offered"
+
+
+def test_a_wrong_cache_that_cannot_be_forgotten_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other requests that are being fetched hinder it for a moment."""
+    monkeypatch.setattr("nodes.engines.vllm.source.FORGET_S", 0.0)
+    tokens, _ = said(fed(60), [70, 71, 72, 73], [61, 62, 63], forgets=1, fetching=FORGETS_MAX - 1)
+    assert tokens == [61, 62, 63]
+    with pytest.raises(EngineDead, match="cannot forget it"):
+        said(fed(60), [70, 71, 72, 73], [61, 62, 63], fetching=FORGETS_MAX)

@@ -5,13 +5,20 @@ import json
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 from msgspec import Struct
 
+from nodes.contract.guide import Guide
 from nodes.engines.sim import continuation
+from nodes.guiding.following import Guides, guides_of
+from nodes.guiding.library import GuideRefused
 from nodes.loading import spoken
 from nodes.openai import errors
+from nodes.openai.demand import Demand, Kind
+from nodes.openai.requests import parse
 from nodes.text.tokenizer import Tokenizer
 from tests.nodes.text.tiny import byte_level
 
@@ -39,6 +46,7 @@ class Manner(Struct):
     pause_s: float = 0.0  # between two events
     slots: int = 1_000
     deaf: bool = False  # it refuses a seed that would change nothing
+    tongue: str = ""  # how it is told what an answer must be
 
 
 VLLM = Manner()
@@ -55,10 +63,20 @@ STANDARD |= {"frequency_penalty", "presence_penalty"}
 class Server:
     """Listens in a thread of its own."""
 
-    def __init__(self, manner: Manner, tokenizer: Tokenizer | None = None, span: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self,
+        manner: Manner,
+        tokenizer: Tokenizer | None = None,
+        span: tuple[int, int] | None = None,
+        words: Path | None = None,
+    ) -> None:
+        """`words`: the tokenizer's file, of a server that is told what its answers must be."""
         self.manner = manner
         self.tokenizer = tokenizer or byte_level()
         self.range = span or spoken(self.tokenizer)
+        self.guides: Guides | None = None
+        if manner.tongue and words is not None:
+            self.guides = guides_of(words, self.tokenizer.vocabulary, self.tokenizer.eos_tokens)
         self.bodies: list[dict[str, Any]] = []
         self.keys: set[str] = set()
         self.fault: dict[str, Any] = {}  # status, cut, error, says, hold
@@ -184,7 +202,12 @@ class Server:
             return
         ids = prompt if isinstance(prompt, list) else self.tokenizer.encode(prompt, add_special=False)
         count = body["options"]["num_predict"] if "options" in body else body["max_tokens"]
-        tokens = self.fault.get("says") or self._ended(body, self.promised(ids, count))
+        try:
+            found = self._guided(body, ids, count)
+        except GuideRefused as refused:
+            await _whole(writer, 400, {"error": {"message": str(refused)}})
+            return
+        tokens = self.fault.get("says") or found or self._ended(body, self.promised(ids, count))
         head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
         head += "Transfer-Encoding: chunked\r\n\r\n" if manner.framing == "chunked" else "Connection: close\r\n\r\n"
         writer.write(head.encode())
@@ -199,6 +222,25 @@ class Server:
         if manner.framing == "chunked":
             writer.write(b"0\r\n\r\n")
         await writer.drain()
+
+    def _guided(self, body: dict[str, Any], ids: list[int], count: int) -> list[int]:
+        """What it would say, as far as that is allowed; and else the first that is."""
+        guide = told(self.manner.tongue, body)
+        if guide is None or self.guides is None:
+            return []
+        following = self.guides.follow(guide, len(ids))
+        with suppress(GuideRefused):
+            following.read.result(10)
+        tokens, ends = [*ids], set(self.guides.eos_tokens)
+        for made in range(count):
+            allowed = [int(token) for token in np.flatnonzero(following.allowed(tokens))]
+            holds = body.get("ignore_eos") or made < body.get("min_tokens", 0)
+            usual = [token for token in allowed if token not in ends] if holds else allowed
+            (wanted,) = self.promised(tokens, 1)
+            tokens.append(wanted if wanted in usual else (usual or allowed)[0])
+            if tokens[-1] in (ends | {*body.get("stop_token_ids", ())}):
+                break
+        return tokens[len(ids) :]
 
     def _ended(self, body: dict[str, Any], tokens: list[int]) -> list[int]:
         """Up to the token that stops them."""
@@ -265,6 +307,21 @@ class Server:
             await writer.drain()
 
 
+def told(tongue: str, body: dict[str, Any]) -> Guide | None:
+    """What a body says that its answer must be, to who understands this."""
+    if tongue in ("structured_outputs", "guided", "response_format"):
+        fields = {name: value for name, value in body.items() if name.startswith(tongue)}
+        demand = parse(Kind.COMPLETION, json.dumps({"model": "x", "prompt": "x", **fields}).encode())
+        return demand.guide if isinstance(demand, Demand) else None
+    kinds = {"sglang": ("json_schema", "regex", "ebnf"), "llama.cpp": ("json_schema", "grammar"), "ollama": ("format",)}
+    for name in kinds.get(tongue, ()):
+        if name in body:
+            value = {"type": "object"} if body[name] == "json" else body[name]
+            kind = {"ebnf": "grammar", "format": "json_schema"}.get(name, name)
+            return Guide(kind, value if isinstance(value, str) else json.dumps(value))
+    return None
+
+
 async def _whole(writer: asyncio.StreamWriter, status: int, found: dict[str, Any]) -> None:
     content = json.dumps(found).encode()
     writer.write(f"HTTP/1.1 {status} X\r\nContent-Length: {len(content)}\r\n\r\n".encode() + content)
@@ -272,8 +329,8 @@ async def _whole(writer: asyncio.StreamWriter, status: int, found: dict[str, Any
 
 
 @contextmanager
-def serving(manner: Manner, tokenizer: Tokenizer | None = None) -> Iterator[Server]:
-    server = Server(manner, tokenizer)
+def serving(manner: Manner, tokenizer: Tokenizer | None = None, words: Path | None = None) -> Iterator[Server]:
+    server = Server(manner, tokenizer, words=words)
     server.listen()
     try:
         yield server

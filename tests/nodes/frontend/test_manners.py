@@ -177,6 +177,9 @@ def test_16_probes() -> None:
         )
         nothing = await there.get("/nothing")
         assert (nothing.status, nothing.error["code"]) == (404, "unknown_url")
+        for stray, meant in (("/chat/completions", CHAT), ("/v1/v1/models", "/v1/models"), ("/nothing", "")):
+            message = (await there.post(stray, chat())).error["message"]
+            assert message.endswith(f"There is something at `{meant}`." if meant else f"nothing at `{stray}`.")
         there.frontend.draining = True
         assert (await there.get("/health")).status == 503 and (await there.get("/live")).status == 200
         assert (await there.post(CHAT, chat())).error["code"] == "shutting_down"

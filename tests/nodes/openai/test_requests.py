@@ -304,6 +304,12 @@ def test_what_a_chat_cannot_have_is_named(name: str) -> None:
     assert chat(**{name: None}) == chat()
 
 
+def test_what_belongs_to_the_other_endpoint_is_sent_there() -> None:
+    found = [chat(prompt="hello"), completion(messages=[{"role": "user", "content": "hello"}])]
+    said = [one.message for one in found if isinstance(one, Problem)]
+    assert said == ["`prompt` is for /v1/completions.", "`messages` is for /v1/chat/completions."]
+
+
 @pytest.mark.parametrize("name", refusals.COMPLETION)
 def test_what_a_completion_cannot_have_is_named(name: str) -> None:
     refused(completion(**{name: ["x"]}), name, "unsupported_parameter")

@@ -6,9 +6,11 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from nodes.routing.cost import Prompt, Snapshot, costs
 from nodes.routing.explain import ROWS_MAX, Decision, explain, table, why
+from nodes.routing.itinerary import Told, ToldStop, lines
 from nodes.routing.knobs import ALIASES, Knobs, overridden, read
 from nodes.routing.policy import Choice, all_queued, choose
 
@@ -212,9 +214,9 @@ def test_an_explanation_has_all_that_was_compared() -> None:
     assert found.why == "kv: 5 of 10 blocks probably cached, cost 20.0 of 3 candidates, next 30.0"
     assert found.knobs == {"prefill_load_scale": 2.0, "decode_weight": 1.0}
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(found), type=type(found)) == found
-    lines = table(found)
+    lines = table(found, {11: "quick"})
     assert lines[0].startswith("160 tokens, 10 blocks: kv: 5 of 10")
-    assert lines[2].split() == ["000000000000000b", "20.0", "5", "0", "0.0", "0", "0", "chosen,", "guessed"]
+    assert lines[2].split() == ["000000000000000b", "quick", "20.0", "5", "0", "0.0", "0", "0", "chosen,", "guessed"]
 
 
 def test_an_explanation_of_a_refusal_and_of_a_hint() -> None:
@@ -228,4 +230,16 @@ def test_an_explanation_of_a_refusal_and_of_a_hint() -> None:
 def test_a_large_mesh_is_not_told_in_full() -> None:
     found = explain(decision(scene(100, device=(*range(99), 0))))
     assert len(found.candidates) == ROWS_MAX and found.left_out == 36 and found.candidates[0].chosen
-    assert table(found)[-1] == "  and 36 more that would have cost more"
+    assert table(found, {})[-1] == "  and 36 more that would have cost more"
+
+
+def test_what_a_terminal_shows_names_nodes_and_says_nothing_twice() -> None:
+    made = explain(decision(scene(device=(0, 5, 2))))
+    stop = ToldStop("generate/m", 11, 0, made.why, made)
+    told = Told(1, 2, 1, "generate/m", 99, 0.5, made.why, [stop])
+    shown = lines(told, {11: "quick", 99: "here"})
+    assert shown[0] == "request 0000000000000001-2, attempt 1: placed by 0000000000000063 here 0.5 s ago"
+    assert shown[1] == "stop 1: generate/m at 000000000000000b quick"
+    assert len(shown) == 7 and "\n".join(shown).count(made.why) == 1
+    assert lines(replace(told, why="it is far"), {})[-1] == "why: it is far"
+    assert lines(replace(told, stops=[], why="all are busy"), {})[1:] == ["nowhere: all are busy"]

@@ -7,7 +7,7 @@ import pytest
 from mesh.core import Start, Want, Yielded
 from mesh.routing import ROUTER
 from nodes.names import ENCODE, GENERATE, POOL, PREFILL
-from nodes.routing.itinerary import unique
+from nodes.routing.itinerary import lines, unique
 from nodes.routing.knobs import read
 from nodes.routing.placer import Placer
 from nodes.routing.pooling import DEFAULT, Pools, Promise
@@ -232,6 +232,8 @@ def test_questions(mesh: Pooled) -> None:
     assert aide.best("other.thing", "", (), None, now).node == 0
     told = aide.told(unique(client, request), now)
     assert told is not None and told.stops[-1].node == quick
+    assert told.why.endswith(told.stops[-1].why) and " goes to quick; " in told.why
+    assert " goes to quick" in lines(told, {})[-1] and told.stops[-1].why not in lines(told, {})[-1]
     assert aide.overlaps(GEN, wish(prompt(1), first_token_ms=900), now) is not None
     assert list(aide.advisors) == [f"{GEN}@quick", f"{GEN}@cheap"]
     names = {family.name: family for family in aide.families()}

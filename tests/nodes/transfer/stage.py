@@ -230,8 +230,8 @@ class World:
     ) -> None:
         owner = self.owner
         opened, size = owner.opened[offer], len(owner.truth[offer])
-        ready = min(size, self.random.randint(0, size))
-        if offer not in owner.core._offers or owner.core._offers[offer].ready < ready:
+        ready = size if self.random.random() < 0.5 else self.random.randint(0, size)
+        if offer in owner.core._offers and owner.core._offers[offer].ready < ready:
             ready = 0
         lease_s = owner.core.lease_s(offer, self.now)
         if self.random.random() < 0.3:

@@ -12,7 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 from mesh.security import KeyRefused
-from nodes.transfer import Cause, Ending, Layout, Memory, Plane, PlaneSettings, TransferRefused, Way
+from nodes.transfer import Cause, Ending, Layout, Memory, Plane, PlaneSettings, TransferRefused, Way, wire
 from nodes.transfer.addresses import bulk_address
 from nodes.transfer.handle import decode, encode
 
@@ -87,6 +87,36 @@ def test_all_bytes_arrive_and_the_memory_is_freed_at_once(folder: str, way: Way,
             assert await freed is Cause.COMPLETE
             again = await puller.fetch(handle, target)
             assert again.ending is Ending.FAILED and again.cause in (Cause.STALE, Cause.UNKNOWN_OFFER)
+
+    asyncio.run(main())
+
+
+def test_who_reads_all_tells_the_owner_afterwards(folder: str) -> None:
+    async def main() -> None:
+        async with planes(folder, Way.SHARED) as (owner, puller):
+            source, target = filled(owner, 300_000), puller.allocate(300_000)
+            freed: asyncio.Future[Cause] = asyncio.get_running_loop().create_future()
+            end = await puller.fetch(owner.offer(source, freed=freed.set_result).handle(), target)
+            assert end.ending is Ending.DONE and await freed is Cause.COMPLETE
+            assert owner.figures()["offers.read"] == 1 and "serves.begun" not in owner.figures()
+
+    asyncio.run(main())
+
+
+def test_words_that_wait_are_said_before_the_links_are_closed(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[bytes] = []
+
+    async def main() -> None:
+        async with planes(folder, Way.SHARED) as (owner, puller):
+            sockets = puller._pulls._sockets
+            close = sockets.close
+            monkeypatch.setattr(sockets, "send", lambda _link, frame: said.append(frame))
+            monkeypatch.setattr(sockets, "close", lambda: (said.append(b"closed"), close()))
+            wanted = owner.offer(filled(owner, 300_000)).handle()
+            await puller.fetch(wanted, puller.allocate(300_000))
+            await puller.close()
+            fetched = wire.Fetched(wanted.plane, wanted.offer, wanted.generation)
+            assert said == [wire.encode(fetched), b"closed"]
 
     asyncio.run(main())
 

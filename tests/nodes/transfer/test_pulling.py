@@ -88,11 +88,10 @@ def test_bulk_goes_piece_by_piece_and_says_when_it_is_complete(puller: Puller) -
     dialled, asked = puller.begin(Way.BULK)
     assert dialled == Dial(1, "a")
     assert asked == Tell(1, wire.Pull(1, 9, 5, 2, 0, SIZE, payload=True, checksum=False))
-    puller.ready()
     for position in range(0, SIZE, CHUNK):
         effects = puller.piece(position)
         assert effects[0] == Store(1, position, position + CHUNK)
-    assert effects[-2] == Tell(1, wire.Stop(1, complete=True))
+    assert effects[-2] == Tell(1, wire.Stop(1, complete=True), late=True), "whoever waits goes first"
     assert [(end.ending, end.position) for end in puller.ends] == [(Ending.DONE, SIZE)]
     assert puller.piece(SIZE) == [], "what comes late is not heard"
 
@@ -141,6 +140,33 @@ def test_a_direct_move_needs_no_answer_and_more_follows_when_it_is_ready(puller:
     assert puller.ends[0].ending is Ending.DONE
 
 
+def test_what_is_all_there_is_read_first_and_its_owner_told_afterwards(puller: Puller) -> None:
+    effects = puller.begin(Way.SHARED)
+    assert effects == [Move(1, puller.moves[0].move, Way.SHARED, 0, SIZE, None)]
+    effects = puller.tell(Moved(1, puller.moves[0].move, SIZE, over=True))
+    assert [effect for effect in effects if isinstance(effect, Dial | Tell)] == [
+        Dial(1, "a"),
+        Tell(1, wire.Fetched(9, 5, 2), late=True),
+    ]
+    assert puller.ends[0].ending is Ending.DONE
+
+
+def test_a_reading_that_lasts_tells_its_owner_and_goes_on(puller: Puller) -> None:
+    puller.begin(Way.SHARED)
+    effects = puller.after(limits.PULSE_S)
+    assert effects == [Dial(1, "a"), Tell(1, wire.Pull(puller.talk, 9, 5, 2, 0, SIZE, payload=False))]
+    puller.ready()
+    effects = puller.tell(Moved(1, puller.moves[0].move, SIZE, over=True))
+    assert Tell(1, wire.Stop(puller.talk, complete=True), late=True) in effects
+    assert len(puller.moves) == 1 and puller.ends[0].ending is Ending.DONE
+
+
+def test_what_was_read_in_vain_is_not_told(puller: Puller) -> None:
+    puller.begin(Way.SHARED)
+    effects = puller.tell(Moved(1, puller.moves[0].move, 0, over=True, cause=Cause.STALE))
+    assert [type(effect) for effect in effects] == [Ended] and puller.ends[0].cause is Cause.STALE
+
+
 def test_an_end_waits_until_the_copying_thread_has_let_go(puller: Puller) -> None:
     puller.begin(Way.SHARED)
     move = puller.moves[0].move
@@ -181,8 +207,8 @@ def test_a_broken_link_is_not_replaced_while_a_piece_is_moved_and_compared(pulle
 def test_where_one_way_does_not_lead_the_next_one_does(puller: Puller) -> None:
     puller.begin(Way.SHARED, Way.BULK)
     effects = puller.tell(Moved(1, puller.moves[0].move, 0, over=True, cause=Cause.UNREACHABLE))
-    asked = [effect.message for effect in effects if isinstance(effect, Tell)]
-    assert isinstance(asked[0], wire.Stop) and isinstance(asked[1], wire.Pull) and asked[1].payload
+    (asked,) = [effect.message for effect in effects if isinstance(effect, Tell)]
+    assert isinstance(asked, wire.Pull) and asked.payload
     puller.ready()
     puller.piece(0, SIZE)
     assert (puller.ends[0].ending, puller.ends[0].way) == (Ending.DONE, Way.BULK)

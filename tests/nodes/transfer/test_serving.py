@@ -1,5 +1,7 @@
 """The owner's core: what each rule of an offer's life means for those who pull."""
 
+from itertools import pairwise
+
 import pytest
 
 from nodes.transfer import limits, wire
@@ -66,7 +68,8 @@ def refused(effects: list[Effect]) -> Cause:
 def test_pieces_go_out_within_credit_and_readiness(owner: Owner) -> None:
     owner.offer(ready=3 * CHUNK + 5)
     owner.pull(limit=2 * CHUNK)
-    assert [(send.start, send.stop) for send in owner.core.pump(9)] == [(0, CHUNK), (CHUNK, 2 * CHUNK)]
+    starts = [0, CHUNK // 4, CHUNK // 2, CHUNK, 2 * CHUNK]  # the other end writes the first while the next are sent
+    assert [(send.start, send.stop) for send in owner.core.pump(9)] == list(pairwise(starts))
     owner.says(wire.Credit(1, 10 * CHUNK, CHUNK))
     assert [(send.start, send.stop) for send in owner.core.pump(9)] == [
         (2 * CHUNK, 3 * CHUNK),
@@ -150,6 +153,28 @@ def test_it_takes_as_many_complete_pulls_as_it_was_offered_for(owner: Owner) -> 
         owner.pull(pull)
         effects = owner.says(wire.Stop(pull, complete=True))
     assert isinstance(effects[0], Sealed)
+
+
+def test_who_has_read_it_directly_says_so_once_and_is_not_answered(owner: Owner) -> None:
+    owner.offer(pulls=2)
+    said = wire.Fetched(PLANE, 1, owner.generation)
+    for wrong in (
+        wire.Fetched(PLANE + 1, 1, owner.generation),
+        wire.Fetched(PLANE, 2, owner.generation),
+        wire.Fetched(PLANE, 1, owner.generation + 2),
+    ):
+        assert owner.says(wrong) == []
+    assert owner.says(said) == []
+    assert [type(effect) for effect in owner.says(said)] == [Sealed]
+    assert owner.says(said) == [], "it ends once"
+    assert owner.tell(Drained(1)) == [Freed(1, Cause.COMPLETE)]
+
+
+def test_that_all_is_ready_is_said_by_the_first_piece(owner: Owner) -> None:
+    owner.offer(pulls=0)
+    assert owner.pull(1) == []
+    assert [type(effect) for effect in owner.pull(2, payload=False)] == [Tell]
+    assert [type(effect) for effect in owner.pull(3, limit=0)] == [Tell]
 
 
 def test_a_lease_ends_but_not_while_bytes_move_and_not_never(owner: Owner) -> None:
