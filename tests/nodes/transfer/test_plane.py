@@ -110,8 +110,13 @@ def test_words_that_wait_are_said_before_the_links_are_closed(folder: str, monke
         async with planes(folder, Way.SHARED) as (owner, puller):
             sockets = puller._pulls._sockets
             close = sockets.close
+
+            def closing() -> None:
+                said.append(b"closed")
+                close()
+
             monkeypatch.setattr(sockets, "send", lambda _link, frame: said.append(frame))
-            monkeypatch.setattr(sockets, "close", lambda: (said.append(b"closed"), close()))
+            monkeypatch.setattr(sockets, "close", closing)
             wanted = owner.offer(filled(owner, 300_000)).handle()
             await puller.fetch(wanted, puller.allocate(300_000))
             await puller.close()
