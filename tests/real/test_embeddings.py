@@ -68,7 +68,9 @@ def test_a_worker_that_is_killed_under_a_batch_costs_nothing(tmp_path: Path) -> 
         async with openai.AsyncOpenAI(base_url=front.url, api_key="none", max_retries=0) as client:
             assert await client.models.list()  # so that it is connected
             victim.signal(signal.SIGSTOP)  # so that it gets a share of the batch, and is not done with it
-            task = asyncio.create_task(client.embeddings.create(model=NAME, input=texts))
+            task = asyncio.create_task(
+                client.embeddings.create(model=NAME, input=texts, extra_headers={"x-request-id": "batch"})
+            )
             sequences = partial(metric, front.port, "wiremesh_frontend_sequences", node=node)
             await eventually(sequences, lambda found: found > 0 or task.done())
             victim.signal(signal.SIGKILL)
@@ -79,6 +81,6 @@ def test_a_worker_that_is_killed_under_a_batch_costs_nothing(tmp_path: Path) -> 
         front = there.frontend()
         ready(*workers)
         assert right(asyncio.run(asked(front, workers[0])), texts)
-        [line] = [line for line in front.lines() if line.get("choices")]
+        line = front.line("batch")
         assert (line["status"], line["choices"]) == (200, BATCH)
         assert line["attempts"] > BATCH and len(line["nodes"]) == 2, "some of it was with the dead one"

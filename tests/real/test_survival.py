@@ -1,6 +1,7 @@
 """What a client sees while workers die, freeze, hang, leave and run out of room: nothing."""
 
 import asyncio
+import itertools
 import json
 import signal
 from collections.abc import Callable, Iterator
@@ -31,6 +32,7 @@ from tests.real.serving import (
 
 RANDOM = "org/random"
 LATE_S = 1.2  # a silent router costs 0.25 s; more than this only who waits until it is suspected
+NUMBERS = itertools.count()
 LATE_MAX = 5  # requests that a busy machine may keep so long: eight were asked when the router had fallen silent
 
 
@@ -108,10 +110,10 @@ async def disturbed(house: House, how: str, victim: Child) -> None:
 
 
 async def lands(front: Frontend, node: str) -> bool:
-    """Whether a worker gets requests."""
-    found = await asyncio.gather(*(ask(front.port, CHAT, chat(tokens=3)) for _ in range(4)))
-    names = {one.json["id"].removeprefix("chatcmpl-") for one in found}
-    return any(line["nodes"] == [node] for line in front.lines() if line["id"] in names)
+    """Whether a worker gets requests. Their lines come a moment after their answers."""
+    names = [f"lands-{node}-{next(NUMBERS)}" for _ in range(4)]
+    await asyncio.gather(*(ask(front.port, CHAT, chat(tokens=3), x_request_id=name) for name in names))
+    return any(front.line(name)["nodes"] == [node] for name in names)
 
 
 def test_one_after_the_other(house: House) -> None:
@@ -142,7 +144,7 @@ def test_a_router_falls_silent_and_dies(house: House) -> None:
         return any("round_robin of 2" in line.get("why", "") for line in front.lines()[before:])
 
     async def one(number: int) -> None:
-        found = await ask(front.port, CHAT, chat(f"late {number}"))
+        found = await ask(front.port, CHAT, chat(f"late {number}"), x_request_id=f"late-{number}")
         assert found.json["choices"][0]["message"]["content"] == says(f"late {number}", 40)
 
     async def main() -> None:
@@ -160,7 +162,8 @@ def test_a_router_falls_silent_and_dies(house: House) -> None:
         await asyncio.gather(*late)
         router.kill()
         await asyncio.gather(*map(one, range(8, 16)))
-        waited = sorted(line["first_token_s"] for line in front.lines()[-24:])
+        lines += [front.line(f"late-{number}") for number in range(16)]
+        waited = sorted(line["first_token_s"] for line in lines)
         assert waited[-LATE_MAX] < LATE_S, waited
 
     with house.mesh.moment():
