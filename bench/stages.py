@@ -228,8 +228,8 @@ class Line:
         request = self._nodes[FRONTEND].next_request()
         broadcast = Broadcast(self._turns, self._post, False, ignore, ignore)
         answer = Answer(f"chatcmpl-{request}", 1_700_000_000, DEMAND)
-        broadcast.generation = Generation(str(request), answer, [len(tokens)], WINDOW, self.now, self._tally)
-        choice = choice_of(Prepared(DEMAND, self._model, self._text, [tokens]), broadcast, request, 0, 0, None)
+        broadcast.generation = Generation(str(request), answer, [len(tokens)], WINDOW // 4, self.now, self._tally)
+        choice = choice_of(Prepared(DEMAND, self._model, "", self._text, [tokens]), broadcast, request, 0, 0, None)
         broadcast.generation.add(choice)
         broadcast.join(Reader(self._shown_now))
         self._feeds[request] = choice

@@ -221,11 +221,10 @@ class Actor:
         if not self._running:
             return
         try:
-            sequence, message = decode(frame)
+            event: core.Event = core.Heard(zid, *decode(frame), len(frame))
         except RemoteError as error:
-            self._handle(core.Garbled(zid, error.reason), self._time())
-            return
-        self._handle(core.Heard(zid, sequence, message, len(frame)), self._time())
+            event = core.Garbled(zid, error.reason)
+        self._handle(event, self._time())
 
     def _garbled(self, zid: bytes) -> None:
         self._handle(core.Garbled(zid, Reason.MALFORMED), self._time())
@@ -236,19 +235,17 @@ class Actor:
     def _handle(self, event: core.Event, now: float) -> None:
         """The only caller of `handle`. An exception in it is a mistake of ours: this node is done for."""
         self._busy = True
+        do, queue = self._do, self._queue
         try:
-            self._carry_out(self.node.handle(event, now))
-            while self._queue:
-                self._carry_out(self.node.handle(self._queue.popleft(), now))
+            for effect in self.node.handle(event, now):
+                do[type(effect)](effect)
+            while queue:
+                for effect in self.node.handle(queue.popleft(), now):
+                    do[type(effect)](effect)
         except Exception as error:
             self._crash(error)
         finally:
             self._busy = False
-
-    def _carry_out(self, effects: list[core.Effect]) -> None:
-        do = self._do
-        for effect in effects:
-            do[type(effect)](effect)
 
     def _crash(self, error: Exception) -> None:
         log.critical("a mistake of ours: this node leaves the mesh", exc_info=error)

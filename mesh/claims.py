@@ -1,35 +1,34 @@
 """Pure. The legs that this node has on others, as their owner: by name, by peer, and their digest for heartbeats."""
 
+from collections.abc import Mapping
+
+from msgspec import Struct
+
 from proto.basics import LegName
 from proto.errors import Reason
 from proto.messages import Cancel, Strength, Sync
-from proto.request import OWNER, Leg, Verb, mix, receive, send
+from proto.request import OWNER, Leg, Verb, digest, mix, receive, send
 
 
-class Claim:
+class Claim(Struct, eq=False, gc=False):
     """One leg of ours."""
 
-    __slots__ = (
-        "alone", "attempt", "awaits", "due", "endpoint", "feeder", "handed", "limit", "ordinal", "peer", "rank",
-        "request", "running", "start", "state",
-    )  # fmt: skip
-
-    def __init__(self, peer: int, request: int, attempt: int, limit: int, ordinal: int) -> None:
-        self.peer = peer
-        self.request = request
-        self.attempt = attempt
-        self.limit = limit  # credit
-        self.ordinal = ordinal  # which Submit of the session it was: what a Sync is compared with
-        self.state = Leg.SUBMITTED
-        self.due = 0  # answers to Cancels that are owed
-        self.start = 0  # of the first unit that it was to make
-        self.running = False  # it has its slot, as far as we were told
-        self.alone = False  # it was sent as a suspect
-        self.endpoint = ""
-        self.rank = -1  # of its holder, if that has several and one was advised
-        self.feeder = False  # another stop comes after it
-        self.handed = False  # and may begin
-        self.awaits = False  # an earlier leg may still make units: it is owed a Fed
+    peer: int
+    request: int
+    attempt: int
+    limit: int  # credit
+    ordinal: int  # which Submit of the session it was: what a Sync is compared with
+    mark: int  # its part of the digest
+    state: Leg = Leg.SUBMITTED
+    due: int = 0  # answers to Cancels that are owed
+    start: int = 0  # of the first unit that it was to make
+    running: bool = False  # it has its slot, as far as we were told
+    alone: bool = False  # it was sent as a suspect
+    endpoint: str = ""
+    rank: int = -1  # of its holder, if that has several and one was advised
+    feeder: bool = False  # another stop comes after it
+    handed: bool = False  # and may begin
+    awaits: bool = False  # an earlier leg may still make units: it is owed a Fed
 
     @property
     def spent(self) -> bool:
@@ -55,63 +54,73 @@ class Claim:
         return after is Leg.CLOSED
 
 
+class _There(Struct, eq=False):
+    """What we have on one peer."""
+
+    legs: dict[tuple[int, int], Claim] = {}  # by request and attempt
+    digest: int = 0
+    submits: int = 0  # in this session
+
+
+_NOTHING = _There()
+
+
 class Claims:
     """All legs of ours."""
 
     def __init__(self) -> None:
-        self._legs: dict[tuple[int, int, int], Claim] = {}
-        self._by_peer: dict[int, dict[tuple[int, int], Claim]] = {}
-        self._digests: dict[int, int] = {}
-        self._submits: dict[int, int] = {}
+        self._there: dict[int, _There] = {}  # by peer
 
     def __len__(self) -> int:
-        return len(self._legs)
+        return sum(len(there.legs) for there in self._there.values())
 
     def get(self, peer: int, request: int, attempt: int) -> Claim | None:
         """The leg of this name."""
-        return self._legs.get((peer, request, attempt))
+        return self._there.get(peer, _NOTHING).legs.get((request, attempt))
 
-    def at(self, peer: int) -> dict[tuple[int, int], Claim]:
+    def at(self, peer: int) -> Mapping[tuple[int, int], Claim]:
         """All legs there, by request and attempt."""
-        return self._by_peer.get(peer) or {}
+        return self._there.get(peer, _NOTHING).legs
 
     def of(self, peer: int) -> list[Claim]:
         """All legs there."""
-        return list(self._by_peer.get(peer, {}).values())
+        return [*self.at(peer).values()]
 
     def peers(self) -> list[int]:
         """Where there are legs."""
-        return [peer for peer, legs in self._by_peer.items() if legs]
+        return [peer for peer, there in self._there.items() if there.legs]
 
     def count(self, peer: int) -> int:
         """How many legs there."""
-        return len(self._by_peer.get(peer, ()))
+        return len(self._there.get(peer, _NOTHING).legs)
 
     def summary(self, peer: int) -> tuple[int, int]:
         """What a Ping to this peer carries."""
-        return self.count(peer), self._digests.get(peer, 0)
+        there = self._there.get(peer, _NOTHING)
+        return len(there.legs), there.digest
 
     def add(self, peer: int, request: int, attempt: int, limit: int) -> Claim:
         """A leg that is being submitted."""
-        ordinal = self._submits[peer] = self._submits.get(peer, 0) + 1
-        claim = Claim(peer, request, attempt, limit, ordinal)
-        assert (peer, request, attempt) not in self._legs, "attempts are never reused"
-        self._legs[peer, request, attempt] = claim
-        self._by_peer.setdefault(peer, {})[request, attempt] = claim
-        self._digests[peer] = self._digests.get(peer, 0) ^ mix(request, attempt)
+        there = self._there.get(peer)
+        if there is None:
+            there = self._there[peer] = _There()
+        assert (request, attempt) not in there.legs, "attempts are never reused"
+        there.submits += 1
+        claim = Claim(peer, request, attempt, limit, there.submits, mix(request, attempt))
+        there.legs[request, attempt] = claim
+        there.digest ^= claim.mark
         return claim
 
     def remove(self, claim: Claim) -> None:
         """A leg that is over."""
-        del self._legs[claim.peer, claim.request, claim.attempt]
-        legs = self._by_peer[claim.peer]
-        del legs[claim.request, claim.attempt]
-        self._digests[claim.peer] ^= mix(claim.request, claim.attempt)
+        there = self._there[claim.peer]
+        del there.legs[claim.request, claim.attempt]
+        there.digest ^= claim.mark
 
     def compare(self, peer: int, sync: Sync) -> tuple[list[LegName], list[Claim]]:
         """What a holder lists that we do not know, and what it ought to list and does not."""
         theirs = {(leg.request, leg.attempt): leg for leg in sync.legs}
-        ours = self._by_peer.get(peer, {})
+        ours = self.at(peer)
         unknown = [leg for name, leg in theirs.items() if name not in ours]
         missing = [claim for name, claim in ours.items() if claim.ordinal <= sync.submits and name not in theirs]
         vanished = [claim for claim in missing if claim.state is not Leg.SETTLING]  # that one has ended, as we know
@@ -119,21 +128,14 @@ class Claims:
 
     def drop_peer(self, peer: int) -> list[Claim]:
         """Forget everything about a peer whose sessions are void; the next session counts its Submits anew."""
-        claims = list(self._by_peer.pop(peer, {}).values())
-        for claim in claims:
-            del self._legs[peer, claim.request, claim.attempt]
-        self._digests.pop(peer, None)
-        self._submits.pop(peer, None)
-        return claims
+        return [*self._there.pop(peer, _NOTHING).legs.values()]
 
     def check(self) -> None:
-        """Assert that the three views agree."""
-        assert len(self._legs) == sum(len(legs) for legs in self._by_peer.values())
-        for peer, legs in self._by_peer.items():
-            digest = 0
-            for (request, attempt), claim in legs.items():
-                assert self._legs[peer, request, attempt] is claim
+        """Assert that names and digests are those of the legs."""
+        assert not _NOTHING.legs
+        for peer, there in self._there.items():
+            for name, claim in there.legs.items():
+                assert (claim.peer, claim.request, claim.attempt) == (peer, *name)
                 assert claim.state not in (Leg.NEW, Leg.CLOSED)
                 assert (claim.due > 0) == (claim.state in (Leg.STOPPING, Leg.KILLING, Leg.SETTLING)), claim.state
-                digest ^= mix(request, attempt)
-            assert digest == self._digests.get(peer, 0)
+            assert there.digest == digest(there.legs)

@@ -62,7 +62,7 @@ class Dispatch:
             self.unwait(request)
             self._ask(request, router, now)
         else:
-            self._by_itself(request, now)
+            self._by_itself(request, now, peers)
 
     # --- Waiting -----------------------------------------------------------------------------------------
 
@@ -85,7 +85,7 @@ class Dispatch:
             return
         self.place(request, now)
         if request.waiting and self._placing.out_of_patience(request, now):
-            reason, text = self._placing.verdict(request)
+            reason, text = self._placing.verdict(request, now)
             self._finish(request, reason, now, text=text)
 
     def peer_ready(self, peer: Peer, now: float) -> None:
@@ -167,9 +167,9 @@ class Dispatch:
             self.unwait(request)
             self._by_itself(request, now)
 
-    def _by_itself(self, request: Request, now: float) -> None:
+    def _by_itself(self, request: Request, now: float, last_peers: dict[int, Peer] | None = None) -> None:
         """Nobody advises: by the request's own policy, or it waits."""
-        stops = [] if request.accused else self._placing.plan(request, now)
+        stops = [] if request.accused else self._placing.plan(request, now, last_peers)
         if not stops:
             self._wait(request, now)
             return
@@ -187,7 +187,7 @@ class Dispatch:
             stops = stops[-1:]
         else:
             request.handles.clear()
-        request.stops = stops
+        request.stops, request.let_down = stops, False
         request.placements += 1
         if request.position and request.started:
             request.moved_at.append(request.position)

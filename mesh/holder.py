@@ -5,7 +5,6 @@ answered is a slot that is free. Parts are gathered and leave at the end of the 
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from math import inf
 
 from mesh.audit import Audit
@@ -27,7 +26,7 @@ from mesh.core import Leg as LegName
 from mesh.held import Held
 from mesh.leaving import Leaving
 from mesh.outgoing import Outbound
-from mesh.ports import Ports, Table, receive
+from mesh.ports import Ports, Table
 from mesh.pulse import Progress
 from mesh.refusals import refusal_of
 from mesh.settings import Settings
@@ -58,8 +57,8 @@ class Holder:
         self._timers: Timers[LegName] = Timers()
         self._engine = settings.engine
         self.progress = Progress()
-        table: Table = {Submit: self._submit, Credit: self._credit, Cancel: self._cancel, Fed: self._fed}
-        self.received = partial(receive, {**table, Ping: self._ping}, ports)
+        legs: Table = {Submit: self._submit, Credit: self._credit, Cancel: self._cancel, Fed: self._fed}
+        self.table: Table = {**legs, Ping: self._ping}
 
     def deadline(self) -> float:
         """When `tick` is wanted; the past while there are parts to flush."""

@@ -50,6 +50,7 @@ class Losses:
                 self._count("requests.suspects")
         vital = [claim for claim in legs if not claim.spent]
         if not vital:
+            request.let_down = True
             self._count("requests.feeders_lost")
             self._walk.go_on(request, now)
         elif reason is Reason.LEFT and all(claim.state is Leg.SUBMITTED for claim in vital):

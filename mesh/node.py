@@ -34,10 +34,8 @@ from mesh.core import (
     LinkDown,
     Lost,
     Overdue,
-    PeerChanged,
     PeerDown,
     PeerHung,
-    PeerUp,
     Prepared,
     Produced,
     Progressed,
@@ -56,7 +54,7 @@ from mesh.peers import Peers
 from mesh.ports import Ports
 from mesh.routing import Routing
 from mesh.settings import Settings
-from proto.errors import Reason
+from proto.errors import Reason, RemoteError
 from proto.messages import Load, Record
 from proto.placing import Report
 
@@ -85,12 +83,14 @@ class Node:
         self.owner = Owner(random, ports, self.peers.serving, now)
         self.routing = Routing(settings.policy or ROUND_ROBIN, random, self.peers.serving, self.peers.send, self._count)
         self.holder = Holder(settings, ports, self._elsewhere)
+        self._messages = {**self.holder.table, **self.owner.table}
+        assert len(self._messages) == len(self.holder.table) + len(self.owner.table), "a message is for one of them"
         self._aide = aide
         if aide is not None:
             choose, send = self.routing.choose, self.peers.send
             aide.attach(Surroundings(settings.node, random, self.peers.serving, choose, send, self._count))
         self._handlers: dict[type[Any], Callable[[Any, float], object]] = {
-            Heard: self.peers.heard,
+            Heard: self._heard,
             Garbled: lambda event, now: self.peers.garbled(event.zid, event.reason, now),
             LinkDown: lambda event, now: self.peers.link_down(event.session, event.reason, now),
             Found: self._found,
@@ -210,8 +210,8 @@ class Node:
         inner.clear()
 
     def _tell(self, event: Inner, now: float) -> None:
-        if type(event) is Received:
-            self._received(event, now)
+        if isinstance(event, Received):
+            self._received(event.peer, event.message, now)
         elif isinstance(event, PeerDown):
             self.owner.peer_down(event.peer, event.reason, now)
             self.holder.peer_down(event.peer, now)
@@ -222,15 +222,28 @@ class Node:
         elif isinstance(event, PeerHung):
             self.owner.peer_hung(event.peer, now)
             self._refresh(now)
-        elif isinstance(event, PeerUp | PeerChanged):
+        else:
             self._peer_changed(event.peer, now)
 
-    def _received(self, event: Received, now: float) -> None:
-        for core in (self.owner, self.holder):
-            if core.received(event.peer, event.message, now):
-                return
-        if self._aide is None or not self._aide.received(event.peer, event.message, now):
-            self.routing.received(event.peer, event.message, now)
+    def _heard(self, event: Heard, now: float) -> None:
+        """A message for the request cores goes straight on, behind what `peers` has to say before."""
+        peer = self.peers.heard(event, now)
+        if peer is not None:
+            if self.peers.inner:
+                self._pass_on(now)
+            self._received(peer.node, event.message, now)
+
+    def _received(self, peer: int, message: Any, now: float) -> None:
+        """An illegal message costs the peer its session."""
+        handler = self._messages.get(type(message))
+        if handler is None:
+            if self._aide is None or not self._aide.received(peer, message, now):
+                self.routing.received(peer, message, now)
+            return
+        try:
+            handler(peer, message, now)
+        except RemoteError as error:
+            self.peers.drop(peer, error.reason, error.text, now)
 
     def _peer_changed(self, node: int, now: float) -> None:
         peer = self.peers.live(node)

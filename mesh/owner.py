@@ -6,20 +6,19 @@ the current leg (`claim`) and continue what was delivered. `_finish` is the only
 """
 
 from collections.abc import Callable
-from functools import partial
 from math import inf
 from random import Random
 
 from mesh.budget import Budget
 from mesh.claims import Claim, Claims
 from mesh.core import Abandon, Ask, Consumed, Deliver
-from mesh.dispatch import ROUTE, STALL, WAIT, Dispatch
+from mesh.dispatch import STALL, Dispatch
 from mesh.grants import Grants
 from mesh.losses import Losses
 from mesh.peer import Peer
 from mesh.placing import Placing
-from mesh.ports import Ports, Table, receive
-from mesh.request import Request
+from mesh.ports import Ports, Table
+from mesh.request import Request, begun
 from mesh.routing import ROUTER
 from mesh.settling import Settling
 from mesh.timers import Timers
@@ -52,7 +51,7 @@ class Owner:
         self._walk = Walk(*of_ours, self._dispatch, ports, self._finish)
         self._losses = Losses(*of_ours, self._timers, self._walk, self._dispatch, ports, self._finish)
         self.peer_ready, self.peer_hung = self._dispatch.peer_ready, self._losses.peer_hung
-        table: Table = {
+        self.table: Table = {
             Chunk: self._chunk,
             Accept: self._accept,
             Reject: self._reject,
@@ -64,7 +63,6 @@ class Owner:
             Sync: self._sync,
             **self._dispatch.table,
         }
-        self.received = partial(receive, table, ports)
 
     def deadline(self) -> float:
         """When `tick` is wanted; the past while there is credit to flush."""
@@ -94,7 +92,7 @@ class Owner:
     def ask(self, ask: Ask, now: float) -> None:
         """Begin a request."""
         assert ask.request not in self.requests, "request numbers are never reused"
-        request = self.requests[ask.request] = Request(ask, now)
+        request = self.requests[ask.request] = begun(ask, now)
         self._count("requests.asked")
         if request.deadline < inf:
             self._timers.set((DEADLINE, request.number), request.deadline)
@@ -261,14 +259,19 @@ class Owner:
         if (ended := self._ended(peer, message, Verb.ERROR, now)) is None:
             return
         request, claim = ended
+        reason = Reason.of(message.reason)
+        unfed = reason is Reason.UNAVAILABLE and bool(request.handles)  # what others made did not come: that is a loss
         if claim.spent:
             self._count("requests.feeders_failed")
+            request.let_down = True
             self._walk.go_on(request, now)
-        elif message.retryable and not request.stopping and self._budget.spend(now):
-            request.exclude(peer, now)
-            self._losses.again(request, Reason.of(message.reason), now)
+        elif message.retryable and not request.stopping and (unfed or self._budget.spend(now)):
+            if not (unfed and request.let_down):
+                request.exclude(peer, now)
+            request.turn_back(now)
+            self._losses.again(request, reason, now)
         else:
-            self._finish(request, Reason.of(message.reason), now, message.name, message.text)
+            self._finish(request, reason, now, message.name, message.text)
 
     def _reject(self, peer: int, message: Reject, now: float) -> None:
         if (ended := self._ended(peer, message, Verb.REJECT, now)) is None:
@@ -301,6 +304,7 @@ class Owner:
             self._unit_came(request, now)
             self._out.append(Deliver(request.number, start, (), tokens))
         if claim.spent or request.stopping:
+            request.let_down = True
             self._walk.go_on(request, now)
             return
         request.migrations += 1
@@ -349,8 +353,10 @@ class Owner:
         """The one door: whatever the end is, it is told once, and nothing of the request stays but legs that owe us."""
         self._dispatch.unwait(request)
         del self.requests[request.number]
-        for kind in (DEADLINE, STALL, WAIT, ROUTE):
-            self._timers.clear((kind, request.number))
+        if request.deadline < inf:
+            self._timers.clear((DEADLINE, request.number))
+        if request.ask.stall_s > 0:
+            self._timers.clear((STALL, request.number))
         if reason in (Reason.COMPLETE, Reason.LENGTH):
             self._budget.earn()
         self._walk.over(request, reason, now)

@@ -60,7 +60,7 @@ class Peers:
         self._late_ms = 0
         self.inner: list[Inner] = self._sessions.inner
         self.by_node: dict[int, Peer] = self._sessions.by_node
-        self._handlers: dict[type[Message], Callable[[Peer, Any, float], None]] = {
+        self._handlers: dict[type[Any], Callable[[Peer, Any, float], None]] = {
             Welcome: self._welcome,
             Ping: self._ping,
             Pong: self._pong,
@@ -69,6 +69,7 @@ class Peers:
             Gossip: self._gossip,
             Reset: lambda peer, message, now: self._reset(message, now),
             Hello: lambda peer, message, now: self.drop(peer.node, Reason.ILLEGAL, "a second Hello", now),
+            Ignored: lambda peer, message, now: None,
         }
 
     # --- What the node asks ------------------------------------------------------------------------
@@ -138,32 +139,36 @@ class Peers:
 
     # --- Events from the links -----------------------------------------------------------------------
 
-    def heard(self, event: Heard, now: float) -> None:
-        """A frame. The common case first: a known connection, in sequence, with the right to say it."""
+    def heard(self, event: Heard, now: float) -> Peer | None:
+        """A frame. Whose message it is, if it is for the request cores. The common case first: a known connection, in
+        sequence, with the right to say it."""
         peer = self._sessions.by_zid.get(event.zid)
-        if peer is None:
-            self._stranger(event, now)
-            return
         message = event.message
         kind = type(message)
-        if event.sequence != peer.heard_sequence + 1:
-            self.drop(peer.node, Reason.SEQUENCE, f"{event.sequence} after {peer.heard_sequence}", now)
-            return
-        if kind not in peer.rights:
-            self.drop(peer.node, Reason.FORBIDDEN, kind.__name__, now)
-            return
+        if peer is None or event.sequence != peer.heard_sequence + 1 or kind not in peer.rights:
+            self._unheard(event, peer, now)
+            return None
         peer.heard_sequence = event.sequence
         peer.heard = now
         if peer.state is State.SUSPECT:
             self._sessions.step(peer, Sign.HEARD)
-        handler = self._handlers.get(kind)  # type: ignore[arg-type]
+        handler = self._handlers.get(kind)
         if handler is not None:
             handler(peer, message, now)
-        elif peer.live:
-            if not isinstance(message, Ignored):
-                self.inner.append(Received(peer.node, message))
+        elif peer.state is State.UP or peer.live:
+            return peer
         else:
             self._count("peers.early")  # it is up, we lost our half meanwhile: our next Hello tells it
+        return None
+
+    def _unheard(self, event: Heard, peer: Peer | None, now: float) -> None:
+        """A frame that is not to be heard."""
+        if peer is None:
+            self._stranger(event, now)
+        elif event.sequence != peer.heard_sequence + 1:
+            self.drop(peer.node, Reason.SEQUENCE, f"{event.sequence} after {peer.heard_sequence}", now)
+        else:
+            self.drop(peer.node, Reason.FORBIDDEN, type(event.message).__name__, now)
 
     def garbled(self, zid: bytes, reason: Reason, now: float) -> None:
         """A frame that is no message."""

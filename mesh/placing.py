@@ -50,12 +50,12 @@ class Placing:
         able = [self.named(request, now, node, name, at == last) for at, (node, name, _) in enumerate(stops)]
         return bool(able) and None not in able
 
-    def plan(self, request: Request, now: float) -> list[Stop]:
-        """Where it goes if nobody advises; nowhere: it has to wait."""
+    def plan(self, request: Request, now: float, last_peers: dict[int, Peer] | None = None) -> list[Stop]:
+        """Where it goes if nobody advises; nowhere: it has to wait. `last_peers` could make its last stop."""
         ask, stops = request.ask, []
         for endpoint in (*ask.needs, ask.endpoint):
             last = endpoint == ask.endpoint
-            peers = self.able(request, now, endpoint, last)
+            peers = last_peers if last and last_peers is not None else self.able(request, now, endpoint, last)
             if peers:
                 rank = request.rank if last else -1
                 stops.append((self.choose(request, peers, endpoint).node, endpoint, rank))
@@ -105,18 +105,20 @@ class Placing:
         """Whether it has waited long enough."""
         return now >= request.patient_until()
 
-    def verdict(self, request: Request) -> tuple[Reason, str]:
+    def verdict(self, request: Request, now: float) -> tuple[Reason, str]:
         """Why nobody took it."""
-        endpoint, pinned = request.ask.endpoint, request.pinned
+        pinned = request.pinned
+        missing = [must for must in request.ask.musts if not self.able(request, now, must, last=False)]
+        endpoint = missing[0] if missing and not request.carries else request.ask.endpoint
         live = ", ".join(peer.name for peer in self._serving(endpoint)) or "none"
         if request.rejects:
             return Reason.BUSY, f"every instance of {endpoint} is busy; live: {live}"
-        if pinned:
+        if pinned and endpoint == request.ask.endpoint:
             return Reason.UNAVAILABLE, f"instance {pinned:016x} of {endpoint} is not there; live: {live}"
         return Reason.UNAVAILABLE, f"no instance of {endpoint} takes work; live: {live}"
 
 
 def _can_take(peer: Peer, request: Request, pinned: int, now: float) -> bool:
-    if not peer.ready or request.excluded.get(peer.node, 0.0) > now or peer.node in request.ask.barred:
+    if not peer.ready or (pinned and pinned != peer.node):
         return False
-    return pinned in (0, peer.node)
+    return request.excluded.get(peer.node, 0.0) <= now and peer.node not in request.ask.barred

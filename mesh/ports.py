@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from mesh.core import Effect
 from proto.basics import Message
-from proto.errors import Reason, RemoteError
+from proto.errors import Reason
 
 
 class Ports(Struct, frozen=True):
@@ -20,15 +20,3 @@ class Ports(Struct, frozen=True):
 
 
 Table = dict[type[Message], Callable[[int, Any, float], None]]  # each row takes just the message that is its key
-
-
-def receive(table: Table, ports: Ports, peer: int, message: Message, now: float) -> bool:
-    """Let a table handle a peer's message; False if it has no row. An illegal message costs the peer its session."""
-    handler = table.get(type(message))
-    if handler is None:
-        return False
-    try:
-        handler(peer, message, now)
-    except RemoteError as error:
-        ports.drop(peer, error.reason, error.text, now)
-    return True

@@ -2,6 +2,8 @@
 
 from math import ceil, inf
 
+from msgspec import Struct
+
 from mesh.claims import Claim
 from mesh.core import Ask, Finish
 from proto import codec, limits
@@ -18,59 +20,51 @@ Stop = tuple[int, str, int]  # a node, what it is asked, and which of its ranks;
 Units = tuple[list[int], list[bytes]]  # tokens or items, never both
 
 
-class Request:
-    """One request of ours, from Ask to Finish."""
+class Request(Struct, eq=False):
+    """One request of ours, from Ask to Finish. `begun` makes it."""
 
-    __slots__ = (
-        "accused", "ahead", "ask", "asking", "attempt", "cached", "carries", "checkpoint", "checkpoint_position",
-        "claim", "consumed", "deadline", "endpoints", "excluded", "handles", "heard", "homeless", "housed",
-        "migrations", "moved_at", "moves", "nodes", "number", "parked", "pinned", "placements", "position", "rejects",
-        "resumable", "retry_ms", "started", "stopping", "stops", "suspect", "tokens", "uneasy", "unheard", "waiting",
-        "walk", "walk_start", "why",
-    )  # fmt: skip
-
-    def __init__(self, ask: Ask, now: float) -> None:
-        self.number = ask.request
-        self.ask = ask
-        self.deadline = now + ask.timeout_s if ask.timeout_s > 0 else inf
-        self.position = 0  # units delivered
-        self.consumed = 0  # units that the caller has taken
-        self.tokens: list[int] = []  # all delivered tokens: what a next holder goes on from
-        self.checkpoint: bytes | None = None
-        self.checkpoint_position = 0
-        self.pinned = ask.pinned  # where it has to begin; once it has begun it may move
-        self.attempt = 0
-        self.claim: Claim | None = None  # the current leg: its units are taken
-        self.ahead: list[Claim] = []  # legs that were submitted since, and await their turn
-        self.stops: list[Stop] = []  # where it goes when its newest leg has handed
-        self.handles: list[bytes] = []  # where what earlier stops, or an earlier holder, made for it lies
-        self.carries = False  # the latter: the last stop is all it needs
-        self.walk = 0  # the attempt of the first leg of this itinerary
-        self.walk_start = 0  # units that there were before it
-        self.placements = 0
-        self.waiting = False
-        self.asking = 0  # the router that was asked where to place it
-        self.parked = 0.0  # since when it has kept us waiting; 0: it has not
-        self.why = ""  # what it said
-        self.cached = 0
-        self.suspect = False  # its last holder may have died of it
-        self.uneasy = False  # its next unit changes more than its position
-        self.unheard = 0  # holders that died, in a row, before we heard that it runs there
-        self.accused = 0  # the node that seems to have died of it while it ran there alone
-        self.homeless = now  # since when it has looked for a holder
-        self.housed = 0.0  # since when some leg of this walk has a place; 0: none has
-        self.started = False  # some leg was submitted: without resume it may have had effects
-        self.resumable = bool(ask.prompt)  # tokens always are; items when the endpoint checkpoints
-        self.stopping = False
-        self.excluded: dict[int, float] = {}  # nodes that are not to be tried before a time
-        self.moves = 0  # placements after a loss, since the last new unit
-        self.migrations = 0  # placements that a holder asked for
-        self.rejects = 0  # refusals in a row
-        self.retry_ms = 0  # what the last refusal advised
-        self.heard = now  # when it last moved on
-        self.moved_at: list[int] = []  # how many units there were when it went on elsewhere, if there were any
-        self.nodes: list[int] = []  # of all legs
-        self.endpoints: list[str] = []
+    ask: Ask
+    number: int
+    deadline: float
+    pinned: int  # where it has to begin; once it has begun it may move
+    resumable: bool  # tokens always are; items when the endpoint checkpoints
+    homeless: float  # since when it has looked for a holder
+    heard: float  # when it last moved on
+    position: int = 0  # units delivered
+    consumed: int = 0  # units that the caller has taken
+    tokens: list[int] = []  # all delivered tokens: what a next holder goes on from
+    checkpoint: bytes | None = None
+    checkpoint_position: int = 0
+    attempt: int = 0
+    claim: Claim | None = None  # the current leg: its units are taken
+    ahead: list[Claim] = []  # legs that were submitted since, and await their turn
+    stops: list[Stop] = []  # where it goes when its newest leg has handed
+    handles: list[bytes] = []  # where what earlier stops, or an earlier holder, made for it lies
+    carries: bool = False  # the latter: the last stop is all it needs
+    walk: int = 0  # the attempt of the first leg of this itinerary
+    walk_start: int = 0  # units that there were before it
+    let_down: bool = False  # a feeder of this itinerary is gone that had handed: what it promised may not come
+    placements: int = 0
+    waiting: bool = False
+    asking: int = 0  # the router that was asked where to place it
+    parked: float = 0.0  # since when it has kept us waiting; 0: it has not
+    why: str = ""  # what it said
+    cached: int = 0
+    suspect: bool = False  # its last holder may have died of it
+    uneasy: bool = False  # its next unit changes more than its position
+    unheard: int = 0  # holders that died, in a row, before we heard that it runs there
+    accused: int = 0  # the node that seems to have died of it while it ran there alone
+    housed: float = 0.0  # since when some leg of this walk has a place; 0: none has
+    started: bool = False  # some leg was submitted: without resume it may have had effects
+    stopping: bool = False
+    excluded: dict[int, float] = {}  # nodes that are not to be tried before a time
+    moves: int = 0  # placements after a loss, since the last new unit
+    migrations: int = 0  # placements that a holder asked for
+    rejects: int = 0  # refusals in a row
+    retry_ms: int = 0  # what the last refusal advised
+    moved_at: list[int] = []  # how many units there were when it went on elsewhere, if there were any
+    nodes: list[int] = []  # of all legs
+    endpoints: list[str] = []
 
     def legs(self) -> list[Claim]:
         """All legs of its walk, the current one first."""
@@ -233,3 +227,9 @@ class Request:
         attempts = [claim.attempt for claim in legs]
         assert attempts == sorted(attempts) and (not legs or self.walk <= attempts[0] <= attempts[-1] <= self.attempt)
         assert self.stopping or not legs or attempts[-1] == self.attempt, "its newest attempt lives"
+
+
+def begun(ask: Ask, now: float) -> Request:
+    """A request that looks for its first holder."""
+    deadline = now + ask.timeout_s if ask.timeout_s > 0 else inf
+    return Request(ask, ask.request, deadline, ask.pinned, bool(ask.prompt), now, now)

@@ -101,6 +101,7 @@ class Walk:
         self._count("requests.feeders_lost")
         request.exclude(claim.peer, now)
         request.drop(claim)
+        request.let_down = True
         self.cancel(claim, Strength.KILL, Reason.MOVED, request.position, now)
         self.go_on(request, now)
 

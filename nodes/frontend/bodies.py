@@ -31,6 +31,24 @@ async def apart(size: int, work: Callable[..., Found], *given: object) -> Found:
 
 async def read_body(wire: Wire, bytes_max: int) -> bytes | Problem:
     """The body, or why not. What is a little too large is read to its end: only then do most clients read an answer."""
+    body = wire.at_hand()
+    if body is None:
+        found = await _pieces(wire, bytes_max)
+        if isinstance(found, Problem):
+            return found
+        body = found
+    if len(body) > bytes_max:
+        return too_large(bytes_max)
+    encoding = wire.headers.get(b"content-encoding")
+    if encoding is None:
+        return body
+    if len(body) * ZLIB_FACTOR > limits.INFLATE_BYTES_MAX:
+        return await asyncio.to_thread(inflated, body, encoding.strip().lower(), bytes_max)
+    return inflated(body, encoding.strip().lower(), bytes_max)
+
+
+async def _pieces(wire: Wire, bytes_max: int) -> bytes | Problem:
+    """A body that is still coming."""
     declared = wire.headers.get(b"content-length", b"0")
     discard_max = limits.DISCARD_FACTOR * bytes_max
     if declared.isdigit() and int(declared) > discard_max:
@@ -51,17 +69,7 @@ async def read_body(wire: Wire, bytes_max: int) -> bytes | Problem:
         if total > bytes_max:
             return too_large(bytes_max)
         body = whole.getvalue()
-    if message["type"] == "http.disconnect":
-        return CANCELLED
-    if len(body) > bytes_max:
-        return too_large(bytes_max)
-    encoding = wire.headers.get(b"content-encoding")
-    if encoding is None:
-        return body
-    if len(body) * ZLIB_FACTOR > limits.INFLATE_BYTES_MAX:
-        found: bytes | Problem = await asyncio.to_thread(inflated, body, encoding.strip().lower(), bytes_max)
-        return found
-    return inflated(body, encoding.strip().lower(), bytes_max)
+    return CANCELLED if message["type"] == "http.disconnect" else body
 
 
 def _never(wire: Wire, bytes_max: int) -> Problem:

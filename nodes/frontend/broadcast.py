@@ -130,7 +130,7 @@ class Broadcast:
         """What `_events` and `take` do, for what most events are: text between the first and the last."""
         self._dirty.clear()
         generation = self.generation
-        data = choice.quick(now, generation.gap)
+        data = choice.quick(now, generation.tally.token_gap)
         if choice.taken - choice.told >= generation.step:
             generation.read_on(choice)
             self._order()

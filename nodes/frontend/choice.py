@@ -6,12 +6,15 @@ is plain if there is nothing to show but the text of its tokens: no stop strings
 
 from collections.abc import Callable, Sequence
 
+from msgspec import Struct
+
 from mesh.core import Finish
 from nodes.contract.engine import Logprobs
 from nodes.generation import decode_logprobs
 from nodes.openai.chunks import Chunks
 from nodes.openai.errors import Problem, of_reason
 from nodes.openai.responses import Usage
+from nodes.text.detokenizer import Detokenizer
 from nodes.text.stream import Entry, TextStream
 from proto.errors import Reason
 
@@ -23,68 +26,34 @@ def nobody(choice: "Choice") -> None:
     """Nobody has to know."""
 
 
-class Choice:
+class Choice(Struct, eq=False):
     """The feed of one request of the mesh. `touched` is told, once, that there is something to show."""
 
-    __slots__ = (
-        *(
-            "_detokenizer",
-            "_each",
-            "_skip",
-            "arrived",
-            "chunks",
-            "closed",
-            "dirty",
-            "entries",
-            "finish",
-            "index",
-            "items",
-            "last",
-        ),
-        *("logprob", "longest_s", "outcome", "plain", "prefix", "problem", "prompt", "request", "silent", "stream"),
-        *("taken", "texts", "told", "touched", "usage"),
-    )
-
-    def __init__(
-        self,
-        request: int,
-        index: int,
-        prompt: int,
-        stream: TextStream,
-        touched: Callable[["Choice"], None],
-        chunks: Chunks | None = None,
-        silent: frozenset[int] = frozenset(),
-        usage: Callable[[], Usage] | None = None,
-        prefix: str = "",
-        plain: bool = False,
-    ) -> None:
-        self.request = request
-        self.index = index
-        self.prompt = prompt  # which of the prompts it continues
-        self.stream = stream
-        self.touched = touched
-        self.chunks = chunks  # none: the answer comes in one piece
-        self.silent = silent  # tokens that end the text and are not part of it
-        self.usage = usage  # of all choices so far; given where every event shows it
-        self.prefix = prefix  # the prompt's text, where it is echoed, until it was shown
-        self.plain = plain and chunks is not None and not silent and usage is None
-        self._detokenizer = stream.detokenizer
-        self._each = stream.detokenizer.each
-        self._skip = stream.skip
-        self.arrived: list[int] = []
-        self.items: list[bytes] = []
-        self.dirty = False
-        self.closed = False  # whether the generation has taken notice of its end
-        self.finish: Finish | None = None
-        self.outcome = ""  # `finish_reason`, once it is over
-        self.problem: Problem | None = None
-        self.taken = 0  # tokens that were shown, or stand behind the end of the text
-        self.told = 0  # of them, those that the mesh knows of
-        self.texts: list[str] = []
-        self.entries: list[Entry] = []
-        self.logprob = 0.0
-        self.last = 0.0  # when it was shown last; 0.0 before its first token
-        self.longest_s = 0.0
+    request: int
+    index: int
+    prompt: int  # which of the prompts it continues
+    stream: TextStream
+    detokenizer: Detokenizer  # of this stream
+    touched: Callable[["Choice"], None]
+    chunks: Chunks | None = None  # none: the answer comes in one piece
+    silent: frozenset[int] = frozenset()  # tokens that end the text and are not part of it
+    usage: Callable[[], Usage] | None = None  # of all choices so far; given where every event shows it
+    prefix: str = ""  # the prompt's text, where it is echoed, until it was shown
+    plain: bool = False  # streamed, with none of those three
+    arrived: list[int] = []
+    items: list[bytes] = []
+    dirty: bool = False
+    closed: bool = False  # whether the generation has taken notice of its end
+    finish: Finish | None = None
+    outcome: str = ""  # `finish_reason`, once it is over
+    problem: Problem | None = None
+    taken: int = 0  # tokens that were shown, or stand behind the end of the text
+    told: int = 0  # of them, those that the mesh knows of
+    texts: list[str] = []
+    entries: list[Entry] = []
+    logprob: float = 0.0
+    last: float = 0.0  # when it was shown last; 0.0 before its first token
+    longest_s: float = 0.0
 
     @property
     def position(self) -> int:
@@ -128,8 +97,8 @@ class Choice:
             if self.prefix:
                 self._echo(events)
             if self.plain:
-                self._skip(count)
-                events += self.chunks.texts(self._each(tokens))  # type: ignore[union-attr]
+                self.stream.skip(count)
+                events += self.chunks.texts(self.detokenizer.each(tokens))  # type: ignore[union-attr]
             elif not self.outcome:
                 self._take(tokens, events)
             if self.last:
@@ -147,13 +116,13 @@ class Choice:
         tokens, self.arrived = self.arrived, []
         count = len(tokens)
         self.taken += count
-        self._skip(count)
+        self.stream.skip(count)
         gap_s = now - self.last
         gap(gap_s / count)
         if gap_s > self.longest_s:
             self.longest_s = gap_s
         self.last = now
-        chunks, detokenizer = self.chunks, self._detokenizer
+        chunks, detokenizer = self.chunks, self.detokenizer
         assert chunks is not None
         if not detokenizer.rest:
             before, after, rendered = chunks.before, chunks.after, detokenizer.rendered
@@ -163,7 +132,7 @@ class Choice:
                     return before + text + after if text else b""
             elif None not in (found := [rendered[token] for token in tokens]):
                 return b"".join([before + text + after for text in found if text])
-        return chunks.joined(self._each(tokens))
+        return chunks.joined(self.detokenizer.each(tokens))
 
     def _echo(self, events: list[bytes]) -> None:
         """The prompt itself stands before its continuation."""
@@ -222,8 +191,19 @@ class Choice:
             return
         if self.prefix:
             self._echo(events)
+        if self.plain:
+            self._last(self.detokenizer.finish(), outcome, events)
+            return
         text = self.stream.finish()
         self._close("stop" if self.stream.stopped else outcome, text, events)
+
+    def _last(self, text: str, outcome: str, events: list[bytes]) -> None:
+        """The end of a plain choice."""
+        assert self.chunks is not None
+        self.outcome = outcome
+        if text:
+            events.append(self.chunks.event(text))
+        events.append(self.chunks.event("", reason=outcome))
 
     def _close(self, outcome: str, text: str, events: list[bytes]) -> None:
         self.outcome = outcome

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from os import urandom
 
+from msgspec import Struct
 from xxhash import xxh3_64_intdigest
 
 from mesh.core import Ask
@@ -21,7 +22,7 @@ from nodes.frontend.exchange import Exchange
 from nodes.frontend.extras import metadata_of, terms_of
 from nodes.frontend.frontend import LEAVING
 from nodes.frontend.generation import CANCELLED, Generation
-from nodes.frontend.models import ADAPTER, Model
+from nodes.frontend.models import Model
 from nodes.frontend.offered import Offered
 from nodes.frontend.routes import Path, header_of
 from nodes.frontend.texts import Text, prompt_with_media, prompts_of
@@ -42,35 +43,20 @@ from nodes.transfer import TransferRefused
 from proto.placing import Wish
 
 
-class Prepared:
+class Prepared(Struct, eq=False):
     """A demand whose prompts are tokens and whose model is there."""
 
-    __slots__ = (
-        "ask_timeout_s",
-        "budgets",
-        "demand",
-        "lora",
-        "manner",
-        "model",
-        "offered",
-        "prompts",
-        "spots",
-        "text",
-        "worker",
-    )
-
-    def __init__(self, demand: Demand, model: Model[Text], text: Text, prompts: Sequence[Sequence[int]]) -> None:
-        self.demand = demand
-        self.model = model
-        self.lora = demand.model.removeprefix(model.name).removeprefix(ADAPTER)
-        self.text = text
-        self.prompts = prompts
-        self.budgets: list[int] = []
-        self.ask_timeout_s = 0.0
-        self.worker = 0
-        self.manner = Manner()
-        self.spots: tuple[Spot, ...] = ()
-        self.offered = Offered()
+    demand: Demand
+    model: Model[Text]
+    lora: str
+    text: Text
+    prompts: Sequence[Sequence[int]]
+    budgets: list[int] = []
+    ask_timeout_s: float = 0.0
+    worker: int = 0
+    manner: Manner = Manner()
+    spots: tuple[Spot, ...] = ()
+    offered: Offered = Offered()
 
     @property
     def sequences(self) -> int:
@@ -122,12 +108,11 @@ def identity_of(exchange: Exchange, body: bytes) -> tuple[bytes, bool]:
     """What a request that is sent again has in common with the first; empty if it says nothing of the kind. And
     whether it names itself: by an Idempotency-Key."""
     found = exchange.wire.headers
-    key, place = exchange.key.encode(), exchange.endpoint.encode()
-    name = headers.idempotency_key(found)
-    if name:
-        return digest(b"key", name, key, place), True
-    session = headers.session(found)
-    return (digest(b"session", session, key, place, body), False) if session else (b"", False)
+    name, session = headers.idempotency_key(found), headers.session(found)
+    if not (name or session):
+        return b"", False
+    whose = exchange.key.encode(), exchange.endpoint.encode()
+    return (digest(b"key", name, *whose), True) if name else (digest(b"session", session, *whose, body), False)
 
 
 async def attach(exchange: Exchange, kept: Kept[Broadcast], body: bytes, demand: Demand) -> None:
@@ -149,7 +134,7 @@ async def prepare(exchange: Exchange, demand: Demand, body_bytes: int) -> Prepar
     """Everything that can be wrong with a demand is found here."""
     frontend = exchange.frontend
     models = frontend.registry.models
-    name, _ = models.named(demand.model)
+    name, lora = models.named(demand.model)
     model = models.models.get(name)
     if model is None:
         return frontend.registry.stranger(demand.model)
@@ -164,7 +149,7 @@ async def prepare(exchange: Exchange, demand: Demand, body_bytes: int) -> Prepar
     if model.unseeded and demand.seed is not None and demand.sampling.temperature:
         return errors.unseeded(model.unseeded)
     if demand.chat is not None and demand.chat.clips:
-        return await prepare_media(exchange, demand, model, text)
+        return await prepare_media(exchange, demand, model, lora, text)
     context = model.context
     if body_bytes > limits.ENCODE_BYTES_MAX:
         prompts = await asyncio.to_thread(prompts_of, demand, text, context)
@@ -172,7 +157,7 @@ async def prepare(exchange: Exchange, demand: Demand, body_bytes: int) -> Prepar
         prompts = prompts_of(demand, text, context)
     if isinstance(prompts, Problem):
         return prompts
-    prepared = Prepared(demand, model, text, prompts)
+    prepared = Prepared(demand, model, lora, text, prompts)
     problem = bounded(exchange, prepared) or check_tokens(demand, model.vocabulary)
     return prepared if problem is None else problem
 
@@ -186,7 +171,9 @@ async def unguided(demand: Demand, model: Model[Text]) -> Problem | None:
     return invalid(text, demand.guide_param, "invalid_value") if text else None
 
 
-async def prepare_media(exchange: Exchange, demand: Demand, model: Model[Text], text: Text) -> Prepared | Problem:
+async def prepare_media(
+    exchange: Exchange, demand: Demand, model: Model[Text], lora: str, text: Text
+) -> Prepared | Problem:
     """A conversation that holds pictures, sounds or clips."""
     frontend, engine = exchange.frontend, model.card.engine
     assert demand.chat is not None
@@ -198,7 +185,7 @@ async def prepare_media(exchange: Exchange, demand: Demand, model: Model[Text], 
     found = await asyncio.to_thread(prompt_with_media, demand, text, model.context, sizes, ids)
     if isinstance(found, Problem):
         return found
-    prepared = Prepared(demand, model, text, [found[0]])
+    prepared = Prepared(demand, model, lora, text, [found[0]])
     prepared.spots = found[1]
     problem = bounded(exchange, prepared) or check_tokens(demand, model.vocabulary)
     if problem is not None:
@@ -235,7 +222,7 @@ def begin(exchange: Exchange, prepared: Prepared, keeps: bool) -> Broadcast:
     answer = Answer(answer_id(demand.kind, exchange.name), int(time.time()), demand)
     counts = [len(prompt) for prompt in prepared.prompts]
     window = limits.WINDOW_TOKENS if demand.stream else max(prepared.budgets)
-    generation = Generation(exchange.name, answer, counts, window, frontend.now(), frontend.tally)
+    generation = Generation(exchange.name, answer, counts, max(1, window // 4), frontend.now(), frontend.tally)
     broadcast.generation = exchange.generation = generation
     stops = Stops(demand.stops) if demand.stops else None
     entropy = int.from_bytes(urandom(8), "little") >> 1 if demand.seed is None else 0
@@ -247,7 +234,10 @@ def begin(exchange: Exchange, prepared: Prepared, keeps: bool) -> Broadcast:
             asks.append(ask)
             generation.add(choice_of(prepared, broadcast, ask.request, place, candidate, stops))
     frontend.names.add(exchange.name, exchange.client_id, [ask.request for ask in asks])
-    asked = set[int]()
+    if len(asks) == 1:
+        frontend.actor.ask(asks[0], generation.choices[0])
+        return broadcast
+    asked: set[int] = set()
     for ask, choice in zip(asks, generation.choices, strict=True):
         if choice.prompt in asked and counts[choice.prompt] > prepared.model.card.engine.block_tokens:
             generation.later(choice.prompt, partial(frontend.actor.ask, ask, choice))
@@ -324,8 +314,10 @@ def choice_of(
     demand, text, prompt = prepared.demand, prepared.text, prepared.prompts[place]
     generation, tokenizer = broadcast.generation, text.tokenizer
     echo = tokenizer.decode(prompt, demand.skip_special) if demand.echo else ""
+    detokenizer = tokenizer.detokenizer(prompt, demand.skip_special)
+    silent = silent_of(demand, text)
     stream = TextStream(
-        tokenizer.detokenizer(prompt, demand.skip_special),
+        detokenizer,
         None if stops is None else Scanner(stops, demand.include_stop),
         tokenizer.spell if demand.logprobs >= 0 else None,
         demand.min_tokens,
@@ -337,12 +329,13 @@ def choice_of(
         index,
         place,
         stream,
+        detokenizer,
         broadcast.touched,
         Chunks(generation.answer, index) if demand.stream else None,
-        silent_of(demand, text),
+        silent,
         generation.usage if demand.running_usage else None,
         echo,
-        stops is None and demand.logprobs < 0,
+        demand.stream and stops is None and demand.logprobs < 0 and not silent and not demand.running_usage,
     )
 
 

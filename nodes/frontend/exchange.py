@@ -76,10 +76,12 @@ class Exchange:
 def _describe(told: Record, generation: Generation | Batch) -> None:
     told.first_token_s = max(0.0, round(generation.first_s, 6))
     told.prompt_tokens, told.output_tokens, told.cached_tokens = generation.counts()
-    told.choices = len(generation.choices)
+    choices = generation.choices
+    told.choices = len(choices)
     told.attempts = generation.attempts()
     told.nodes = [f"{node:016x}" for node in generation.nodes()]
-    finish = generation.choices[0].finish if generation.choices else None
+    finish = choices[0].finish if choices else None
     told.why = finish.why if finish is not None else ""
     if not told.outcome:
-        told.outcome = ",".join(dict.fromkeys(choice.outcome for choice in generation.choices if choice.outcome))
+        outcomes = [choice.outcome for choice in choices if choice.outcome]
+        told.outcome = ",".join(dict.fromkeys(outcomes)) if len(outcomes) > 1 else "".join(outcomes)

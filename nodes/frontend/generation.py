@@ -7,11 +7,13 @@ it wants of the mesh meanwhile stands in `orders`, for the shell to post.
 from collections.abc import Callable, Sequence
 from itertools import groupby
 
+from msgspec import Struct
+
 from mesh.core import Abandon, Consumed
 from nodes.frontend.choice import Choice
 from nodes.frontend.tally import Tally
 from nodes.openai import errors
-from nodes.openai.chunks import DONE, usage_event
+from nodes.openai.chunks import DONE
 from nodes.openai.demand import best
 from nodes.openai.errors import Problem
 from nodes.openai.responses import Answer, Outcome, Usage, usage_of, whole
@@ -21,37 +23,28 @@ Order = Abandon | Consumed
 CANCELLED = Problem(499, "The client has gone.", errors.INVALID, None, "request_cancelled")
 
 
-class Generation:
+class Generation(Struct, eq=False):
     """The choices of one request."""
 
-    __slots__ = (
-        *("_open", "answer", "began", "body", "choices", "done", "first_s", "gap", "name", "orders", "step", "waiting"),
-        *("problem", "prompts", "tally"),
-    )
-
-    def __init__(
-        self, name: str, answer: Answer, prompts: Sequence[int], window: int, now: float, tally: Tally
-    ) -> None:
-        self.name = name  # what `/v1/streams/` finds it by
-        self.answer = answer
-        self.prompts = prompts  # the tokens of each
-        self.began = now
-        self.tally = tally
-        self.choices: list[Choice] = []
-        self.orders: list[Order] = []
-        self.waiting: dict[int, list[Callable[[], None]]] = {}  # by prompt: candidates that are not asked for yet
-        self.problem: Problem | None = None
-        self.done = False
-        self.body = b""  # the whole answer, if it is not streamed
-        self.first_s = -1.0  # until the first token, or before it -1
-        self.gap = tally.token_gap
-        self._open = 0
-        self.step = max(1, window // 4)
+    name: str  # what `/v1/streams/` finds it by
+    answer: Answer
+    prompts: Sequence[int]  # the tokens of each
+    step: int  # so many tokens are taken before the mesh hears of it
+    began: float
+    tally: Tally
+    choices: list[Choice] = []
+    orders: list[Order] = []
+    waiting: dict[int, list[Callable[[], None]]] = {}  # by prompt: candidates that are not asked for yet
+    problem: Problem | None = None
+    done: bool = False
+    body: bytes = b""  # the whole answer, if it is not streamed
+    first_s: float = -1.0  # until the first token, or before it -1
+    unfinished: int = 0  # choices
 
     def add(self, choice: Choice) -> None:
         """One more choice, before the first turn."""
         self.choices.append(choice)
-        self._open += 1
+        self.unfinished += 1
 
     def later(self, prompt: int, ask: Callable[[], None]) -> None:
         """Ask once another candidate of this prompt has a token: then the prompt was computed, and its cache is found
@@ -66,7 +59,7 @@ class Generation:
     @property
     def ended(self) -> bool:
         """Whether every choice has ended, and only `complete` is left to do."""
-        return not self._open and not self.done
+        return not self.unfinished and not self.done
 
     # --- A turn ------------------------------------------------------------------------------------------
 
@@ -78,7 +71,7 @@ class Generation:
         if self.first_s < 0 and [choice for choice in touched if choice.arrived]:
             self._first(events, now)
         for choice in touched:
-            choice.show(events, now, self.gap)
+            choice.show(events, now, self.tally.token_gap)
             if choice.taken - choice.told >= self.step or choice.outcome or choice.problem is not None:
                 self._notice(choice, events)
         if self.waiting:
@@ -105,7 +98,7 @@ class Generation:
             events += self.fail(choice.problem)
         elif choice.outcome and not choice.closed:
             choice.closed = True
-            self._open -= 1
+            self.unfinished -= 1
             if choice.finish is None:  # a stop string: the mesh knows nothing of them
                 self.orders.append(Abandon(choice.request, Strength.KILL))
         elif choice.finish is None and not choice.outcome:
@@ -135,7 +128,11 @@ class Generation:
         if not self.streams:
             self.body = whole(self.answer, self._outcomes(), self.usage())
             return []
-        return [usage_event(self.answer, self.usage()), DONE] if self.answer.demand.usage else [DONE]
+        if not self.answer.demand.usage:
+            return [DONE]
+        chunks = self.choices[0].chunks
+        assert chunks is not None, "an answer that is streamed has chunks"
+        return [chunks.tally(self.usage()), DONE]
 
     def _outcomes(self) -> list[Outcome]:
         """The choices that are shown: of each prompt's candidates the best."""

@@ -98,8 +98,10 @@ class Models(Generic[T]):
 
     def named(self, name: str) -> tuple[str, str]:
         """A model and, behind a colon, one of its LoRA adapters; without one the second is empty."""
+        if name in self.models:
+            return name, ""
         base, _, lora = name.rpartition(ADAPTER)
-        model = self.models.get(base) if name not in self.models else None
+        model = self.models.get(base)
         return (base, lora) if model is not None and lora in model.card.engine.loras else (name, "")
 
     def live(self) -> list[Model[T]]:

@@ -19,7 +19,15 @@ from nodes.openai.errors import Problem, body, invalid
 CONNECTION = "wiremesh.connection"  # where the scope says on which connection a request came
 NEEDED = (  # of a cycle
     *("transport", "flow", "disconnected", "chunked_encoding", "keep_alive", "default_headers"),
-    *("waiting_for_100_continue", "response_started", "response_complete", "message_event", "on_response"),
+    *(
+        "body",
+        "more_body",
+        "waiting_for_100_continue",
+        "response_started",
+        "response_complete",
+        "message_event",
+        "on_response",
+    ),
 )
 _fitting: set[type] = set()  # kinds of cycles that have all of it: looked at once, not for each request
 PHRASES = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header Fields Too Large"}
@@ -91,12 +99,9 @@ class Connection(HttpToolsProtocol):
         self._head_bytes = 0
         self.scope["extensions"] = {CONNECTION: self}  # type: ignore[dict-item]
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if len(self.headers) >= limits.HEADERS_MAX:
-            raise httptools.HttpParserError("too many headers")
-        super().on_header(name, value)
-
     def on_headers_complete(self) -> None:
+        if len(self.headers) > limits.HEADERS_MAX:
+            raise httptools.HttpParserError("too many headers")
         self._head_bytes = -1
         self._heads += 1
         super().on_headers_complete()

@@ -36,22 +36,27 @@ def _no_headers() -> HeaderList:
 class Wire:
     """The answering side of one exchange."""
 
+    started = False
+    status = 0
+    behind = False  # whether the client does not keep up with reading
+    gone = False
+    late: Callable[[], HeaderList] = staticmethod(_no_headers)  # what is known only when the head is sent
+    gone_now: Callable[[], None] = staticmethod(_nothing)  # called once, as soon as the client has gone
+    ready_now: Callable[[], None] = staticmethod(_nothing)  # called when a slow reader has caught up
+    flush_now: Callable[[], None] = staticmethod(_nothing)  # called when `flush` has something to do
+    _listener: asyncio.Task[None] | None = None
+
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope = scope
         self.receive = receive
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.extra: list[tuple[bytes, bytes]] = []  # what every answer of this exchange carries
-        self.late: Callable[[], HeaderList] = _no_headers  # and what is known only when its head is sent
-        self.started = False
-        self.status = 0
-        self.behind = False  # whether the client does not keep up with reading
-        self.gone = False
-        self.gone_now: Callable[[], None] = _nothing  # called once, as soon as the client has gone
-        self.ready_now: Callable[[], None] = _nothing  # called when a slow reader has caught up
-        self.flush_now: Callable[[], None] = _nothing  # called when `flush` has something to do
         self._send = send
         self._buffer = bytearray()
-        self._listener: asyncio.Task[None] | None = None
+
+    def at_hand(self) -> bytes | None:
+        """The request's body, if it is known that all of it has come."""
+        return None
 
     # --- Whole answers -----------------------------------------------------------------------------------
 
@@ -126,6 +131,15 @@ class DirectWire(Wire):
         self._cycle = cycle
         self.behind = cycle.flow.write_paused
         self._put = cycle.transport.write
+
+    def at_hand(self) -> bytes | None:
+        cycle = self._cycle
+        if cycle.more_body or cycle.disconnected or cycle.response_complete or cycle.waiting_for_100_continue:
+            return None
+        body, cycle.body = bytes(cycle.body), bytearray()
+        cycle.message_event.clear()
+        cycle.flow.resume_reading()
+        return body
 
     async def answer(self, status: int, headers: HeaderList, body: bytes = b"") -> None:
         if not self._at_once(status):

@@ -26,7 +26,7 @@ _EMPTY = b"{}"
 class Chunks:
     """Writes the events of one choice of one request."""
 
-    __slots__ = ("_answer", "_begin", "_chat", "_id_prefix", "_usage", "after", "before", "opened")
+    __slots__ = ("_answer", "_begin", "_chat", "_id_prefix", "_usage", "after", "before", "head", "opened")
 
     def __init__(self, answer: Answer, index: int = 0, id_prefix: str = "") -> None:
         demand = answer.demand
@@ -35,11 +35,14 @@ class Chunks:
         self._usage = b',"usage":null' if demand.usage else b""
         self._id_prefix = id_prefix
         self.opened = not self._chat
-        self._begin = b"data: " + head(answer)
-        self._begin += b'"choices":[{"index":%d,' % index + (b'"delta":' if self._chat else b'"text":')
-        self.before = self._begin + (b'{"content":' if self._chat else b"")
+        self.head = b"data: " + head(answer)
         end = b',"logprobs":null,"finish_reason":null}]' + self._usage + b"}\n\n"
-        self.after = b"}" + end if self._chat else end
+        if self._chat:
+            self._begin = b'%b"choices":[{"index":%d,"delta":' % (self.head, index)
+            self.before, self.after = self._begin + b'{"content":', b"}" + end
+        else:
+            self.before = self._begin = b'%b"choices":[{"index":%d,"text":' % (self.head, index)
+            self.after = end
 
     def text(self, text: str, position: int = -1) -> bytes:
         """More text. The first event of a chat also says whose it is."""
@@ -75,12 +78,11 @@ class Chunks:
         position: int = -1,
     ) -> bytes:
         """Any event: with log-probabilities, a reason to finish, the usage so far, an id of its own."""
-        parts = [b"id: %b%d\n" % (self._id_prefix.encode(), position)] if position >= 0 else []
-        parts += [self._begin, self._delta(text, reason), b',"logprobs":', self._logprobs(entries)]
-        parts += [b',"finish_reason":', _encode(reason), b"}]"]
-        parts.append(b',"usage":' + _encode(usage) if usage is not None else self._usage)
-        parts.append(b"}\n\n")
-        return b"".join(parts)
+        logprobs = b"null" if entries is None else self._logprobs(entries)
+        counted = self._usage if usage is None else b',"usage":' + _encode(usage)
+        end = (b',"logprobs":', logprobs, b',"finish_reason":', _encode(reason), b"}]", counted, b"}\n\n")
+        event = b"".join((self._begin, self._delta(text, reason), *end))
+        return event if position < 0 else b"id: %b%d\n%b" % (self._id_prefix.encode(), position, event)
 
     def _delta(self, text: str, reason: str | None) -> bytes:
         """The text of a completion, or the difference that a chat's event makes."""
@@ -91,13 +93,18 @@ class Chunks:
             return _encode({"role": ROLE, "content": text})
         return _EMPTY if reason is not None and not text else _encode({"content": text})
 
-    def _logprobs(self, entries: Sequence[Entry] | None) -> bytes:
+    def _logprobs(self, entries: Sequence[Entry]) -> bytes:
         demand = self._answer.demand
-        if entries is None or demand.logprobs < 0:
+        if demand.logprobs < 0:
             return b"null"
         if self._chat:
             return _encode(chat_logprobs(entries, demand.numbered))
         return _encode(completion_logprobs(entries, demand.logprobs, demand.numbered))
+
+    def tally(self, usage: Usage) -> bytes:
+        """The usage of the whole request, in an event with no choices; only for a client that asked for it."""
+        assert self._usage
+        return b'%b"choices":[],"usage":%b}\n\n' % (self.head, _encode(usage))
 
     def last(self, reason: str, text: str = "", entries: Sequence[Entry] | None = None, position: int = -1) -> bytes:
         """The choice's last event."""
@@ -119,9 +126,3 @@ def head(answer: Answer) -> bytes:
     if answer.fingerprint is not None:
         named["system_fingerprint"] = answer.fingerprint
     return _encode(named)[:-1] + b","
-
-
-def usage_event(answer: Answer, usage: Usage) -> bytes:
-    """The usage, in an event with no choices; only for a client that asked for it."""
-    assert answer.demand.usage
-    return b"data: " + head(answer) + b'"choices":[],"usage":' + _encode(usage) + b"}\n\n"

@@ -1,5 +1,6 @@
 """Pure. What an answer must be, in each of the ways that clients say it: OpenAI's, vLLM's and vLLM's older one."""
 
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -10,10 +11,15 @@ from nodes.openai.reading import Bad, weigh
 from nodes.openai.schema import Common, JsonObjectFormat, JsonSchemaFormat
 
 Found = tuple[str, Guide]  # by which parameter
+_GUIDED = ("guided_json", "guided_regex", "guided_choice", "guided_grammar")
+_given = attrgetter("response_format", "structured_outputs", *_GUIDED)
+_NOTHING = (None,) * (2 + len(_GUIDED))
 
 
 def guide_of(options: Common) -> tuple[Guide | None, str]:
     """What the request prescribes, and the parameter that says so."""
+    if _given(options) == _NOTHING:
+        return None, ""
     found = [*_format(options), *_guided(options), *_structured(options)]
     if not found:
         return None, ""

@@ -137,7 +137,7 @@ def parse(
     """What a body asks for, or why not. Never raises. `entropy`: this request's own random number."""
     try:
         fields = fields_of(body, bytes_max)
-        found, extra = _VIDEOS.read(fields) if kind == pictures.VIDEO else _IMAGES.read(fields)
+        found, extra = _VIDEOS.read(body, fields) if kind == pictures.VIDEO else _IMAGES.read(body, fields)
         if extra:
             name = min(extra)[: limits.METADATA_KEY_CHARS_MAX]
             raise Bad(invalid(f"`{name}` is not known.", name, "unknown_parameter"))

@@ -13,7 +13,7 @@ from nodes.contract.media import AUDIO, IMAGE, PARTS_MAX, VIDEO
 from nodes.media.content import Clip
 from nodes.openai import limits
 from nodes.openai.errors import invalid
-from nodes.openai.reading import Bad, Held, anything, convert, weigh
+from nodes.openai.reading import Bad, Held, anything, convert, slight, weigh
 from nodes.openai.schema import Message, Tool
 
 Plain = dict[str, Any]
@@ -28,7 +28,8 @@ def messages_of(raw: msgspec.Raw) -> list[Plain]:
         raise Bad(invalid("Expected `array` for `messages`.", "messages", "invalid_value"))
     if not 1 <= len(found) <= limits.MESSAGES_MAX:
         raise Bad(invalid(f"`messages` must hold 1 to {limits.MESSAGES_MAX} messages.", "messages", "invalid_value"))
-    weigh(found, "messages")
+    if not slight(raw):
+        weigh(found, "messages")
     convert(found, _Messages, "messages")
     return [plain(message, index) for index, message in enumerate(found)]
 

@@ -32,13 +32,13 @@ Parsed = Demand | Embeddings | Tokenization | Detokenization
 def parse(kind: Kind, body: bytes, bytes_max: int = limits.BODY_BYTES_MAX) -> Parsed | Problem:
     """What a body asks for, or why not. Never raises."""
     try:
-        return _PARSERS[kind](fields_of(body, bytes_max))
+        return _PARSERS[kind](body, fields_of(body, bytes_max))
     except Bad as bad:
         return bad.problem
 
 
-def _chat(fields: Fields) -> Demand:
-    options, extra = _CHAT.read(fields)
+def _chat(body: bytes, fields: Fields) -> Demand:
+    options, extra = _CHAT.read(body, fields)
     arguments = {**(options.chat_template_kwargs or {})}
     for name, value in (("reasoning_effort", options.reasoning_effort), ("verbosity", options.verbosity)):
         if value is not None:
@@ -68,8 +68,8 @@ def conversation(
     return Chat(messages, tools, arguments, opened, continued, clips_of(messages))
 
 
-def _completion(fields: Fields) -> Demand:
-    options, extra = _COMPLETION.read(fields)
+def _completion(body: bytes, fields: Fields) -> Demand:
+    options, extra = _COMPLETION.read(body, fields)
     if "prompt" not in fields:
         raise Bad(invalid("Missing required parameter: `prompt`.", "prompt", "missing_required_parameter"))
     if options.echo and options.logprobs is not None:
@@ -174,8 +174,8 @@ def stops_of(stop: str | list[str] | None) -> tuple[str, ...]:
     return stops
 
 
-def _embeddings(fields: Fields) -> Embeddings:
-    options, extra = _EMBEDDINGS.read(fields)
+def _embeddings(body: bytes, fields: Fields) -> Embeddings:
+    options, extra = _EMBEDDINGS.read(body, fields)
     if "input" not in fields:
         raise Bad(invalid("Missing required parameter: `input`.", "input", "missing_required_parameter"))
     demand = Demand(
@@ -190,8 +190,8 @@ def _embeddings(fields: Fields) -> Embeddings:
     return Embeddings(demand, options.encoding_format or "float", options.dimensions or 0)
 
 
-def _tokenize(fields: Fields) -> Tokenization:
-    options, _ = _TOKENIZE.read(fields)
+def _tokenize(body: bytes, fields: Fields) -> Tokenization:
+    options, _ = _TOKENIZE.read(body, fields)
     model = options.model or ""
     show = bool(options.return_token_strs)
     if "messages" in fields:
@@ -206,15 +206,15 @@ def _tokenize(fields: Fields) -> Tokenization:
     return Tokenization(model=model, prompt=prompt, add_special=special, show_tokens=show)
 
 
-def _detokenize(fields: Fields) -> Detokenization:
-    options, _ = _DETOKENIZE.read(fields)
+def _detokenize(body: bytes, fields: Fields) -> Detokenization:
+    options, _ = _DETOKENIZE.read(body, fields)
     if "tokens" not in fields:
         raise Bad(invalid("Missing required parameter: `tokens`.", "tokens", "missing_required_parameter"))
     tokens = convert(anything(fields["tokens"], "tokens"), Held[TokenIds], "tokens")
     return Detokenization(model=options.model or "", tokens=tokens, skip_special=bool(options.skip_special_tokens))
 
 
-_PARSERS: dict[Kind, Callable[[Fields], Parsed]] = {
+_PARSERS: dict[Kind, Callable[[bytes, Fields], Parsed]] = {
     Kind.CHAT: _chat,
     Kind.COMPLETION: _completion,
     Kind.EMBEDDING: _embeddings,

@@ -36,25 +36,31 @@ class Budget:
         self._end = 0.0  # by the clock, from the first look at it: most templates end before
         self.steps = STEPS_MAX + STEPS_PER_VALUE * values + STEPS_PER_KIB * (chars // 1024)
         self.chars = CHARS_MAX + CHARS_PER_CHAR * chars
-        self._look = self.steps
+        self._look = self.steps - CLOCK_STEPS  # at so many or fewer, something may be wrong
 
     def step(self, steps: int = 1) -> None:
         """Something was done."""
         self.steps -= steps
-        if self.steps < 0:
-            raise Exhausted("it takes too many steps")
-        if self._look - self.steps >= CLOCK_STEPS:
-            self._look = self.steps
-            now = self._clock()
-            self._end = self._end or now + self._seconds
-            if now > self._end:
-                raise Exhausted("it takes too long")
+        if self.steps <= self._look:
+            self._check()
 
     def make(self, chars: int) -> None:
         """Text is about to be made."""
         self.chars -= chars
         if self.chars < 0:
+            self._check()
+
+    def _check(self) -> None:
+        """Whether it has gone too far; every so many steps with a look at the clock."""
+        if self.steps < 0:
+            raise Exhausted("it takes too many steps")
+        if self.chars < 0:
             raise Exhausted("it makes too much text")
+        self._look = max(-1, self.steps - CLOCK_STEPS)
+        now = self._clock()
+        self._end = self._end or now + self._seconds
+        if now > self._end:
+            raise Exhausted("it takes too long")
 
     def handle(self, value: object) -> None:
         """A filter or a call gets a value and may walk all of it."""
@@ -82,18 +88,23 @@ class Budget:
     def turns(self, values: Iterable[Any], chars: int) -> Iterator[Any]:
         """The values of a loop, whose body writes so many characters by itself."""
         for value in values:
-            self.step()
-            self.make(chars)
+            self._spend(chars)
             yield value
 
     def text(self, value: Any) -> str:
         """A value as it is written out."""
-        self.step()
         if isinstance(value, str):
-            self.make(len(value))
+            self._spend(len(value))
             return value
-        self.make(self.written(value))
+        self._spend(self.written(value))
         return str(value)
+
+    def _spend(self, chars: int) -> None:
+        """A step that makes text: there are more of them than of all else."""
+        self.steps -= 1
+        self.chars -= chars
+        if self.steps <= self._look or self.chars < 0:
+            self._check()
 
     def written(self, value: Any) -> int:
         """At most how many characters a container takes; raises for what is no plain data in it."""
@@ -115,12 +126,13 @@ def weight(variables: Mapping[str, Any]) -> tuple[int, int]:
     """How many values and characters go into a template."""
     values, chars, inner = 1, 0, [variables.values()]
     for children in inner:  # it grows meanwhile
+        values += len(children)
         for child in children:
-            values += 1
-            if isinstance(child, str):
+            kind = type(child)  # of what JSON makes
+            if kind is str:
                 chars += len(child)
-            elif isinstance(child, dict):
+            elif kind is dict:
                 inner.append(child.values())
-            elif isinstance(child, list | tuple):
-                inner.append(child)  # type: ignore[arg-type]
+            elif kind is list:
+                inner.append(child)
     return values, chars

@@ -101,21 +101,18 @@ class Words:
         pieces = _PLACE.split(text)
         found = [*map(self._known.get, pieces)]
         if None in found:
-            self._learn(pieces, found)
+            new = self._learn([piece for piece, tokens in zip(pieces, found, strict=True) if tokens is None])
+            found = [new[piece] if tokens is None else tokens for piece, tokens in zip(pieces, found, strict=True)]
         return b"".join(found)  # type: ignore[arg-type]
 
-    def _learn(self, pieces: Sequence[str], found: list[bytes | None]) -> None:
-        missing = [*dict.fromkeys(piece for piece, tokens in zip(pieces, found, strict=True) if tokens is None)]
-        made = [array("i", tokens).tobytes() for tokens in self._encode(missing)]
-        new = dict(zip(missing, made, strict=True))
-        for index, tokens in enumerate(found):
-            if tokens is None:
-                found[index] = new[pieces[index]]
+    def _learn(self, missing: list[str]) -> dict[str, bytes]:
+        new = {piece: array("i", ids).tobytes() for piece, ids in zip(missing, self._encode(missing), strict=True)}
         if len(self._known) + len(new) > WORDS_MAX:
             self._known, self._spaced = {}, {}
         for piece, tokens in new.items():
             if len(piece) <= WORD_CHARS_MAX and not _DIGITS.search(piece):
                 self._remember(piece, tokens)
+        return new
 
     def _remember(self, piece: str, tokens: bytes) -> None:
         word = piece[1:]

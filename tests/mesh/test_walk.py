@@ -197,7 +197,9 @@ def test_what_it_must_have_is_waited_for(wire: Wire) -> None:
     wire.advance(10.0)
     assert not wire.did(mesh.decodes[0], Start) and wire.reason(mesh.client, request) is None
     wire.advance(30.0)
-    assert wire.reason(mesh.client, request) is Reason.UNAVAILABLE and not wire.did(mesh.decodes[0], Start)
+    ended = wire.finished(mesh.client, request)
+    assert ended is not None and ended.reason is Reason.UNAVAILABLE and not wire.did(mesh.decodes[0], Start)
+    assert ended.text == f"no instance of {PREFILL} takes work; live: none", "what is missing, not what is there"
 
 
 def test_advice_without_what_it_must_have_is_not_taken(wire: Wire) -> None:

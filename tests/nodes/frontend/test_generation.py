@@ -42,17 +42,19 @@ class Stage:
         )
         answer = Answer("cmpl-1", 1, demand)
         self.tally = Tally()
-        self.generation = Generation("1", answer, [3], 8, 0.0, self.tally)
+        self.generation = Generation("1", answer, [3], 2, 0.0, self.tally)
         self.dirty: list[Choice] = []
         self.now = 1.0
         self.events: list[bytes] = []
         self.orders: list[Any] = []
         for index in range(choices):
             scanner = Scanner(Stops(stops)) if stops else None
-            text = TextStream(TOKENIZER.detokenizer(), scanner, TOKENIZER.spell if logprobs >= 0 else None)
+            detokenizer = TOKENIZER.detokenizer()
+            text = TextStream(detokenizer, scanner, TOKENIZER.spell if logprobs >= 0 else None)
             writer = Chunks(answer, index) if stream else None
-            plain = not stops and logprobs < 0
-            self.generation.add(Choice(100 + index, index, 0, text, self.dirty.append, writer, plain=plain))
+            plain = stream and not stops and logprobs < 0
+            touched = self.dirty.append
+            self.generation.add(Choice(100 + index, index, 0, text, detokenizer, touched, writer, plain=plain))
 
     def turn(self) -> None:
         self.now += 0.01

@@ -11,7 +11,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from pydantic import BaseModel
 
 from nodes.contract.engine import Ending
-from nodes.openai.chunks import DONE, Chunks, usage_event
+from nodes.openai.chunks import DONE, Chunks
 from nodes.openai.demand import Chat, Demand, Kind
 from nodes.openai.responses import Answer, Outcome, answer_id, finish_reason, usage_of, whole
 from nodes.text.stream import Entry
@@ -123,12 +123,12 @@ def test_usage_only_where_it_was_asked_for(chat: bool) -> None:
     asked = answer(chat, usage=True)
     chunks = Chunks(asked)
     assert all(data(event)["usage"] is None for event in (chunks.text("a"), chunks.text("b"), chunks.last("stop")))
-    made = data(usage_event(asked, usage_of(5, 6)))
+    made = data(Chunks(asked).tally(usage_of(5, 6)))
     assert made["choices"] == [] and made["usage"]["total_tokens"] == 11
     running = data(chunks.event("c", usage=usage_of(5, 1)))
     assert running["usage"]["completion_tokens"] == 1 and running["choices"]
     with pytest.raises(AssertionError):
-        usage_event(answer(chat), usage_of(5, 6))
+        Chunks(answer(chat)).tally(usage_of(5, 6))
 
 
 @given(st.text(max_size=30), st.booleans(), st.booleans())
