@@ -4,6 +4,7 @@ from proto import limits
 
 GENERATE = "generate/"  # a model's token streams: this and the model's name
 PREFILL = "prefill/"  # its prompts, computed for who generates
+ALONE = "wiremesh.worker.alone"  # a tag: a worker that neither hands caches over nor takes any
 POOL = "pool/"  # a tag: who serves it belongs to the pool of that name
 ENCODE = "encode/"  # its pictures and sounds, made into embeddings
 IMAGINE = "imagine/"  # pictures and clips that a model makes

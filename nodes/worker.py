@@ -15,6 +15,7 @@ from mesh.actor import Actor
 from mesh.component import EXIT_CRASHED
 from mesh.core import Progressed
 from mesh.options import OptionRefused, Options
+from nodes.alone import alone_endpoints, check_hand_over, stages
 from nodes.cached import cached_positions
 from nodes.contract.engine import BlockEvent, EngineLoad, Job
 from nodes.endpoints import model_endpoints, node_endpoints
@@ -86,6 +87,7 @@ class Worker(Beside):
             **model_endpoints(card, loaded.contents, self.objections.hear),
             **pool_endpoints(flags.pool),
             **rest_endpoints(card.engine, self.host),
+            **alone_endpoints(card.engine, flags),
         }
         levels, below = (loaded.tiers.levels, loaded.tiers.blocks) if loaded.tiers is not None else (1, 0)
         blocks = card.engine.blocks // card.engine.ranks + below
@@ -107,7 +109,8 @@ class Worker(Beside):
 
         layout, ways = self.loaded.card.engine.layout, self.flags.ways
         check_ways(ways)
-        hands_over = layout is not None and ways and self.flags.kv_staging_bytes >= layout.block_bytes
+        check_hand_over(self.loaded.card.engine, self.flags)
+        hands_over = stages(self.loaded.card.engine, self.flags)
         if hands_over or self.loaded.card.engine.media:
             try:
                 self.plane = await start_plane(self.actor, ways or WAYS)

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from random import Random
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from nodes.routing import replicas
 from nodes.routing.cost import Prompt, Snapshot
@@ -37,6 +37,11 @@ class Asked(Struct, gc=False):
     request: int
     attempt: int
     wish: Wish
+
+
+def anywhere(asked: Asked) -> Asked:
+    """Of a prefill worker: a rank that was wished for is one of the worker that decodes."""
+    return Asked(asked.request, asked.attempt, structs.replace(asked.wish, rank=-1)) if asked.wish.rank >= 0 else asked
 
 
 IsFed = Callable[[Decision], bool]
@@ -210,6 +215,7 @@ class Advisor:
             host=device if host == device else host,
             disk=device if disk == device else disk,
             prefill_tokens=pick(tracking.prefill_tokens),
+            since=pick(tracking.since),
             blocks=pick(tracking.blocks),
             common=pick(common),
             requests=pick(tracking.requests),

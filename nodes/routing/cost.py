@@ -45,6 +45,7 @@ class Snapshot(Struct, gc=False):
     exact: Sequence[bool] = ()  # whether what is known of the cache is what it holds; empty: all are
     blocks_total: Sequence[int] = ()  # of the rank's cache; 0: unknown; empty: all unknown
     step_tokens: Sequence[int] = ()  # that it can compute in a step; likewise
+    since: Sequence[float] = ()  # when the prompt that is computed there now was begun; -inf: none; empty: unknown
     session: int = -1  # the row where the session was last
 
 

@@ -14,8 +14,8 @@ from mesh.aide import Surroundings
 from mesh.peer import Peer
 from mesh.placement import POLICIES
 from mesh.routing import ROUTER
-from nodes.names import ENCODE, GENERATE, PREFILL
-from nodes.routing.advisor import Advisor, Asked
+from nodes.names import ALONE, ENCODE, GENERATE, PREFILL
+from nodes.routing.advisor import Advisor, Asked, anywhere
 from nodes.routing.explain import Decision, why
 from nodes.routing.hashes import Hashes
 from nodes.routing.itinerary import Book, Route, Stop, Told, renamed, tell, unique, wish_of
@@ -50,6 +50,7 @@ class Placer:
         self.advisors: dict[str, Advisor] = {}  # by endpoint
         self._offers: dict[int, tuple[str, ...]] = {}  # by worker: the endpoints that advisors know it by
         self._routers: dict[int, None] = {}  # the others
+        self._alone: dict[int, None] = {}  # workers that neither hand over nor take
         self._capacity: dict[Rank, tuple[int, int]] = {}  # blocks, and tokens in a step
         self._book = Book()
         self._parked: dict[int, Route] = {}
@@ -79,6 +80,8 @@ class Placer:
     def peer_up(self, peer: Peer, now: float) -> None:
         if ROUTER in peer.offers:
             self._routers[peer.node] = None
+        if ALONE in peer.offers:
+            self._alone[peer.node] = None
         if peer.node in self._offers or self._policy != KV:
             return
         found = tuple(name for name in peer.offers if name.startswith((GENERATE, PREFILL, ENCODE)))
@@ -89,6 +92,7 @@ class Placer:
 
     def peer_down(self, peer: int, now: float) -> None:
         self._routers.pop(peer, None)
+        self._alone.pop(peer, None)
         endpoints = self._offers.pop(peer, ())
         for endpoint in endpoints:
             self.advisors[endpoint].down(peer)
@@ -159,7 +163,7 @@ class Placer:
         own = peer not in self._routers
         if own:
             message = renamed(message, peer)
-        fed = Settled(freed=[*message.prefilled, *message.freed])  # a prefill worker is done with the first token
+        fed = Settled(message.prefilled, [*message.prefilled, *message.freed])  # a prefill worker is done then
         for endpoint, advisor in self.advisors.items():
             told = fed if endpoint.startswith(PREFILL) else message
             if own:
@@ -213,6 +217,9 @@ class Placer:
         if model and self._splitting.enforce and not feeders:
             route.why, route.wanted = f"no prefill worker of {model} takes work", (PREFILL + model,)
             return None
+        if model and self._splitting.enforce and not self._ready(endpoint, place):
+            route.why, route.wanted = f"no worker of {model} takes over what a prefill worker computes", (endpoint,)
+            return None
         if policy != KV or endpoint not in self.advisors:
             self._plainly(route, policy if policy != KV else SECOND_BEST, feeders, model, now)
             return None
@@ -227,14 +234,19 @@ class Placer:
         return None
 
     def _ready(self, endpoint: str, place: Place) -> list[int]:
-        serving = self._around.serving(endpoint)
-        return [peer.node for peer in serving if peer.ready and peer.node not in place.excluded]
+        serving, barred = self._around.serving(endpoint), self._barred(endpoint, place)
+        return [peer.node for peer in serving if peer.ready and peer.node not in barred]
+
+    def _barred(self, endpoint: str, place: Place) -> tuple[int, ...]:
+        """Who must not get it: those that failed it, and those that hand nothing over where that must be."""
+        moved = endpoint.startswith(PREFILL) or self._splitting.enforce
+        return (*place.excluded, *(self._alone if moved else ()))
 
     def _is_fed(self, route: Route, asked: Asked, feeders: list[int], now: float) -> Callable[[Decision], bool]:
         """Whether the prompt is worth the trip to a prefill worker."""
 
         def is_fed(decision: Decision) -> bool:
-            if not feeders:
+            if not feeders or decision.rank is None or decision.rank[0] in self._alone:
                 return False
             scene = self._scene(decision, route.place.endpoint, asked, feeders, now)
             where, route.split = split(scene, self._splitting)
@@ -250,7 +262,7 @@ class Placer:
             (decision.snapshot.blocks[row] + prompt.blocks - decision.snapshot.common[row]) / blocks if blocks else 0.0
         )
         prefill = PREFILL + endpoint.removeprefix(GENERATE)
-        feeder = self._advisor(prefill).best(_anywhere(asked), feeders, now)
+        feeder = self._advisor(prefill).best(anywhere(asked), feeders, now)
         return Scene(
             tokens=prompt.tokens,
             cached_tokens=decision.cached * prompt.block_tokens,
@@ -283,7 +295,7 @@ class Placer:
 
     def _feeder(self, place: Place, asked: Asked, model: str, feeders: list[int], now: float) -> list[Stop]:
         endpoint = PREFILL + model
-        found = self._advisor(endpoint).place(_anywhere(asked), feeders, now)
+        found = self._advisor(endpoint).place(anywhere(asked), feeders, now)
         if isinstance(found, Parked) or found.rank is None:
             return []
         return [Stop(endpoint, *found.rank, why(found), found)]
@@ -304,16 +316,16 @@ class Placer:
     def _plainly(self, route: Route, policy: str, feeders: list[int], model: str, now: float) -> None:
         """By a policy that knows nothing of caches."""
         place = route.place
-        node, said = self._around.choose(place.endpoint, policy, tuple(place.excluded))
+        node, said = self._around.choose(place.endpoint, policy, self._barred(place.endpoint, place))
         if not node:
             route.why = said
             return
         route.stops += self._encoder(place, model)
-        if feeders:
+        if feeders and node not in self._alone:
             tokens = wish_of(place).tokens
             where, route.split = split(Scene(tokens, 0, len(feeders)), self._splitting)
             if where is Where.THERE:
-                feeder, because = self._around.choose(PREFILL + model, policy, tuple(place.excluded))
+                feeder, because = self._around.choose(PREFILL + model, policy, self._barred(PREFILL, place))
                 route.stops += [Stop(PREFILL + model, feeder, 0, because)] if feeder else []
         route.stops.append(Stop(place.endpoint, node, 0, said))
 
@@ -386,8 +398,3 @@ class Placer:
         assert all(endpoint in self.advisors for offered in self._offers.values() for endpoint in offered)
         for advisor in self.advisors.values():
             advisor.tracking.check()
-
-
-def _anywhere(asked: Asked) -> Asked:
-    """A rank that was wished for is one of the worker that decodes."""
-    return Asked(asked.request, asked.attempt, structs.replace(asked.wish, rank=-1)) if asked.wish.rank >= 0 else asked

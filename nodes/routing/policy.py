@@ -1,7 +1,8 @@
 """Pure. Which rank gets a prompt: a function of a snapshot, the knobs, and a Random that was given.
 
 The order is: who may (the caller has narrowed the rows by node, pin and exclusion), who is too busy, what each costs,
-what the session hints, which is cheapest. A tie goes to the fewest requests, then to a draw: equals share.
+what the session hints, which is cheapest. A tie goes to the fewest requests, then to who is done first with the prompt
+that it computes now, then to a draw: equals share.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,8 @@ from msgspec import Struct
 from nodes.routing.cost import Prompt, Snapshot, costs
 from nodes.routing.knobs import Knobs
 
-EVEN = 1e-9  # costs that differ by less are equal: they are sums of fractions
+ROUNDED = 1e-9  # costs are sums of fractions
+EVEN = 0.005  # of the least cost: those that differ by less are equal. No prompt is measured that well
 ROUNDING = 1e-300  # a weight that would be zero at a low temperature; one of them is always 1
 
 
@@ -42,7 +44,7 @@ def choose(snapshot: Snapshot, prompt: Prompt, knobs: Knobs, random: Random) -> 
     rows = [row for row in range(len(price)) if not busy[row]] if busy else range(len(price))
     if knobs.temperature:
         return Choice(_drawn(price, rows, knobs.temperature, random), price, busy, hinted, True)
-    row, drawn = _cheapest(price, rows, snapshot.requests, random)
+    row, drawn = _cheapest(price, rows, snapshot, random)
     return Choice(row, price, busy, hinted, drawn)
 
 
@@ -91,12 +93,13 @@ def _hinted(snapshot: Snapshot, knobs: Knobs) -> int:
     return row if snapshot.disk[row] >= max(snapshot.disk) else -1
 
 
-def _cheapest(price: Sequence[float], rows: Sequence[int], requests: Sequence[int], random: Random) -> tuple[int, bool]:
-    least = min(price if len(rows) == len(price) else [price[row] for row in rows]) + EVEN
-    equal = [row for row in rows if price[row] <= least]
-    if len(equal) > 1:
-        fewest = min(requests[row] for row in equal)
-        equal = [row for row in equal if requests[row] == fewest]
+def _cheapest(price: Sequence[float], rows: Sequence[int], snapshot: Snapshot, random: Random) -> tuple[int, bool]:
+    least = min(price if len(rows) == len(price) else [price[row] for row in rows])
+    equal = [row for row in rows if price[row] <= least + max(ROUNDED, EVEN * least)]
+    for column in (snapshot.requests, snapshot.since):
+        if len(equal) > 1 and column:
+            first = min(column[row] for row in equal)
+            equal = [row for row in equal if column[row] == first]
     return (equal[0], False) if len(equal) == 1 else (random.choice(equal), True)
 
 
@@ -104,7 +107,7 @@ def _drawn(price: Sequence[float], rows: Sequence[int], temperature: float, rand
     """By softmax over costs scaled to 0..1."""
     least = min(price[row] for row in rows)
     span = max(price[row] for row in rows) - least
-    if span <= EVEN:
+    if span <= ROUNDED:
         return random.choice(rows)
     weights = [max(ROUNDING, exp((least - price[row]) / span / temperature)) for row in rows]
     return random.choices(rows, weights)[0]

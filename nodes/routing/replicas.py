@@ -75,7 +75,7 @@ def merge(tracking: Tracking, message: Routed | Settled, now: float) -> None:
             tracking.placed(entry(placement, now, hashes_of(placement)))
         return
     for leg in message.prefilled:
-        tracking.prefilled(leg.request, leg.attempt)
+        tracking.prefilled(leg.request, leg.attempt, now)
     for leg in message.freed:
         tracking.freed(leg.request, leg.attempt)
 

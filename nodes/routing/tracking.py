@@ -9,11 +9,13 @@ attempt only goes from placed to prefilled to over.
 """
 
 from collections import OrderedDict
+from math import inf
 
 from msgspec import Struct
 
 from nodes.routing.hashes import Hashes
 from nodes.routing.paths import Paths
+from nodes.routing.progress import Progress
 from nodes.routing.seats import Seats, numbers_in
 from proto.placing import Rank, Report
 
@@ -50,6 +52,7 @@ class Tracking:
         self._told: list[tuple[int, int, float]] = []  # what the report adds: prefill tokens, requests, blocks
         self._early: OrderedDict[int, tuple[int, int]] = OrderedDict()  # request -> attempt and stage
         self._paths = Paths()
+        self._progress = Progress()
         self.prefill_tokens: list[int] = []  # queued, by seat
         self.requests: list[int] = []  # running and waiting
         self.blocks: list[float] = []  # in use
@@ -74,13 +77,13 @@ class Tracking:
         self._add(entry)
         return True
 
-    def prefilled(self, request: int, attempt: int) -> None:
-        """It has had its first token: its prompt is computed."""
+    def prefilled(self, request: int, attempt: int, now: float = 0.0) -> None:
+        """It has had its first token: its prompt is computed, since now if that is known."""
         entry = self._entries.get(request)
         if entry is not None and entry.attempt < attempt:
             self._free(entry)
         elif entry is not None and entry.attempt == attempt:
-            self._computed(entry)
+            self._computed(entry, now)
         self._remember(request, attempt, PREFILLED)
 
     def freed(self, request: int, attempt: int) -> None:
@@ -161,6 +164,11 @@ class Tracking:
                 column[seat] = blocks
         return column
 
+    @property
+    def since(self) -> list[float]:
+        """By seat, when the prompt that is computed there now was begun; -inf: there is none."""
+        return self._progress.since
+
     def reserve(self, rank: Rank) -> None:
         """Give a rank its row in all columns."""
         self._seat(rank)
@@ -182,6 +190,7 @@ class Tracking:
             self._own.append(0.0)
             self._told.append((0, 0, 0.0))
             self.prefill_tokens.append(0)
+            self._progress.since.append(-inf)
             self.requests.append(0)
             self.blocks.append(0.0)
             self.blocks_total.append(0)
@@ -194,12 +203,15 @@ class Tracking:
         self._here[seat][entry.request] = entry
         self.requests[seat] += 1
         self.prefill_tokens[seat] += entry.prefill_tokens
+        if entry.prefill_tokens:
+            self._progress.begin(seat, entry.request, entry.at)
         self._own[seat] += entry.blocks - len(entry.hashes or ())  # the last block is not full, and has no hash
         if entry.hashes is not None:
             self._paths.add(seat, entry.hashes)
         self._sum_blocks(seat)
 
-    def _computed(self, entry: Entry) -> None:
+    def _computed(self, entry: Entry, now: float = 0.0) -> None:
+        self._progress.end(entry.seat, entry.request, now)
         self.prefill_tokens[entry.seat] -= entry.prefill_tokens
         entry.prefill_tokens = 0
 
@@ -225,6 +237,7 @@ class Tracking:
     def check(self) -> None:
         """Assert all invariants."""
         self._paths.check()
+        self._progress.check()
         for seat, here in enumerate(self._here):
             entries = here.values()
             told_prefill, told_requests, told_blocks = self._told[seat]

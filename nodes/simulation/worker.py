@@ -24,6 +24,7 @@ from nodes.engines.scheduler import Plan
 from nodes.engines.sim import Crashed, SimEngine
 from nodes.faults import Fault
 from nodes.handing import Handing
+from nodes.names import ALONE
 from nodes.paced import PacedHost
 from nodes.routing.teller import Teller
 from nodes.simulation.dock import SimDock
@@ -190,7 +191,8 @@ class Worker(Process):
 
     def _offers(self) -> tuple[Offer, ...]:
         assert isinstance(self.place_of, ServingPlace)
-        return tuple(Offer(endpoint, True, self.place_of.engine_slots) for endpoint in self.spec.offers)
+        offers = [Offer(endpoint, True, self.place_of.engine_slots) for endpoint in self.spec.offers]
+        return (*offers, *([] if self.place_of.staging else [Offer(ALONE)]))
 
     def start(self) -> None:
         """The first turn."""

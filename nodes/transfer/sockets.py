@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 FRAME_BYTES_MAX = limits.CHUNK_BYTES + limits.CONTROL_BYTES_MAX
 CONTEXT_S = 5.0  # to make a context takes a millisecond
 SEND_FRAMES_MAX = 1_000  # on a connection: credit keeps the queue far below that
-LINGER_MS = 200  # for the last words of a plane that closes
+LINGER_MS = 200  # for what is queued on a link that is closed
+LAST_WORDS_MS = 2_000  # of a plane that closes: what it fetched is held until its owner, who may be busy, has let it in
 FAILURES = zmq.EVENT_CLOSED | zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 COPY_BYTES = 64 * 1024  # less is copied faster than ZeroMQ's thread says that it has let go of it
 REBIND_S = 0.01
@@ -261,7 +262,7 @@ class PullerSockets:
     def close(self) -> None:
         """Close every link."""
         for link in list(self._sockets):
-            self.hang(link)
+            self.hang(link, LAST_WORDS_MS)
 
     def _drain(self, link: int) -> None:
         """A few frames, then others have their turn. A dead link is told when all that it brought is taken."""

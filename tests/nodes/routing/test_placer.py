@@ -4,6 +4,7 @@ import pytest
 
 from mesh.core import Abandon
 from nodes.contract.engine import BlockEvent
+from nodes.names import ALONE
 from nodes.routing.itinerary import unique
 from nodes.routing.split import SplitKnobs
 from proto.basics import LegName
@@ -213,6 +214,33 @@ def test_enforced_disaggregation_names_what_is_missing(mesh: Mesh) -> None:
     assert (placed.itinerary, placed.endpoints) == ([], [PRE]) and "no prefill worker of m" in placed.why
     prefill = mesh.worker(PRE)
     assert places(mesh, client, wish(prompt(1))).itinerary[0] == prefill and router
+
+
+@pytest.mark.parametrize("policy", ["kv", "least_loaded", "round_robin"])
+def test_who_takes_nothing_over_is_not_fed(mesh: Mesh, policy: str) -> None:
+    """It would compute the prompt again, and so would everybody after a prefill worker that hands nothing over."""
+    mesh.router(policy)
+    decode, _, client = mesh.worker(GEN, ALONE), mesh.worker(PRE), mesh.client()
+    assert places(mesh, client, wish(prompt(1, 200))).itinerary == [decode]
+    mesh.wire.crash(decode)
+    other = mesh.worker(GEN)
+    fed = places(mesh, client, wish(prompt(2, 200)))
+    assert fed.endpoints == [PRE, GEN] and fed.itinerary[-1] == other
+    mesh.wire.crash(fed.itinerary[0])
+    mesh.worker(PRE, ALONE)
+    assert places(mesh, client, wish(prompt(3, 200))).itinerary == [other]
+
+
+@pytest.mark.parametrize("policy", ["kv", "least_loaded"])
+def test_enforced_disaggregation_passes_over_who_takes_nothing_over(mesh: Mesh, policy: str) -> None:
+    mesh.router(policy, SplitKnobs(enforce=True))
+    mesh.worker(GEN, ALONE)
+    prefill, client = mesh.worker(PRE), mesh.client()
+    placed = places(mesh, client, wish(prompt(1)))
+    assert (placed.itinerary, placed.endpoints) == ([], [GEN]) and "takes over" in placed.why
+    decode = mesh.worker(GEN)
+    for seed in range(3):
+        assert places(mesh, client, wish(prompt(seed))).itinerary == [prefill, decode]
 
 
 @pytest.mark.parametrize("policy", ["kv", "least_loaded", "round_robin"])

@@ -86,6 +86,17 @@ def test_the_cheapest_and_among_equals_the_fewest_requests_and_then_any() -> Non
     assert set(rows) == {0, 2} and min(rows.values()) > 60
 
 
+def test_among_equals_with_as_many_requests_who_has_been_at_a_prompt_for_longest() -> None:
+    busy: dict[str, Any] = {"requests": (1, 1, 1), "prefill_tokens": (4_071, 4_073, 4_072)}
+    assert [pick(scene(**busy, since=(5.0, 4.0, 6.0)), seed).row for seed in range(5)] == [1] * 5, (
+        "half a token is even"
+    )
+    assert pick(scene(**{**busy, "requests": (1, 2, 1)}, since=(5.0, 4.0, 6.0))).row == 0
+    idle = scene(requests=(1, 1, 1), since=(float("-inf"), 4.0, float("-inf")))
+    assert {pick(idle, seed).row for seed in range(20)} == {0, 2}
+    assert pick(scene(**{**busy, "prefill_tokens": (4_071, 4_471, 4_072)}, since=(5.0, 4.0, 6.0))).row == 0
+
+
 def test_nobody() -> None:
     assert pick(scene(0)).row == -1 and pick(scene(0)).refused == "no worker takes work"
 

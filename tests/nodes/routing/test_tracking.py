@@ -51,6 +51,20 @@ def test_blocks_in_common_count_once() -> None:
     tracking.check()
 
 
+def test_a_prompt_is_computed_since_the_one_before_it_was_done() -> None:
+    tracking = Tracking(Seats())
+    for request in (1, 2, 3):
+        tracking.placed(entry(request, [request], at=float(request)))
+    assert tracking.since == [1.0]
+    tracking.prefilled(2, 1, 4.0)
+    assert tracking.since == [1.0], "it went before its turn"
+    tracking.prefilled(1, 1, 5.0)
+    assert tracking.since == [5.0]
+    tracking.freed(3, 1)
+    assert tracking.since == [float("-inf")]
+    tracking.check()
+
+
 def test_without_hashes_every_block_counts() -> None:
     tracking = Tracking(Seats())
     for request in (1, 2):

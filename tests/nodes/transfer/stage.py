@@ -25,6 +25,7 @@ SMALL: dict[str, float] = {
     "PULLS_WAITING_MAX": 8,
 }
 SMALL |= {"EXPORTS_MAX": 3, "SERVES_MAX": 6, "LINK_IDLE_S": 7.0}
+BEAT_S, RESTING_BEAT_S = 0.01, 0.1  # when hardly anything is left to move
 HEARTBEAT_S = 3.0  # ZeroMQ's own: a connection to a silent host is cut
 
 
@@ -150,6 +151,7 @@ class World:
         self.jobs: dict[int, Job] = {}
         self.puller_frozen_until = 0.0
         self.held: bytes | serving.Send | None = None
+        self.beat_s = BEAT_S
         self.later(0.0, self.beat)
 
     # --- Time ---
@@ -166,7 +168,7 @@ class World:
 
     def beat(self) -> None:
         """Timers of both, and frames that move; each at its own pace."""
-        self.later(0.01, self.beat)
+        self.later(self.beat_s, self.beat)
         owner = self.owner
         if owner.alive and not owner.frozen:
             owner.drain()

@@ -11,8 +11,19 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from mesh.security import KeyRefused
-from nodes.transfer import Cause, Ending, Layout, Memory, Plane, PlaneSettings, TransferRefused, Way, wire
+from mesh.security import KeyRefused, create_key
+from nodes.transfer import (
+    Cause,
+    Ending,
+    Layout,
+    Memory,
+    Plane,
+    PlaneSettings,
+    TransferRefused,
+    Way,
+    sockets,
+    wire,
+)
 from nodes.transfer.addresses import bulk_address
 from nodes.transfer.handle import decode, encode
 
@@ -122,6 +133,29 @@ def test_words_that_wait_are_said_before_the_links_are_closed(folder: str, monke
             await puller.close()
             fetched = wire.Fetched(wanted.plane, wanted.offer, wanted.generation)
             assert said == [wire.encode(fetched), b"closed"]
+
+    asyncio.run(main())
+
+
+def test_who_closes_right_after_its_first_pull_is_heard_by_a_busy_owner(tmp_path: Path) -> None:
+    """Its word is the first on a new link, and whether a link of this mesh may be is for the owner's loop to say."""
+
+    async def main() -> None:
+        key = create_key(tmp_path / "mesh.key", "here")
+        owner = await Plane(PlaneSettings(1, "here", ("tcp://127.0.0.1:0",)), key).start()
+        puller = await Plane(PlaneSettings(2, "here"), key).start()
+        loop, gate = asyncio.get_running_loop(), owner._gatekeeper
+        freed: asyncio.Future[Cause] = loop.create_future()
+        assert gate is not None
+        loop.remove_reader(gate._socket.FD)
+        offer = owner.offer(filled(owner, 300_000), freed=freed.set_result)
+        end = await puller.fetch(offer.handle(), puller.allocate(300_000))
+        assert (end.ending, end.way) == (Ending.DONE, Way.SHARED)
+        loop.call_later(2 * sockets.LINGER_MS / 1000, gate._drain)
+        await puller.close()
+        async with asyncio.timeout(PATIENCE_S):
+            assert await freed is Cause.COMPLETE
+        await owner.close()
 
     asyncio.run(main())
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from nodes.transfer import moves, serving
 from nodes.transfer.causes import Cause, Ending, Way
-from tests.nodes.transfer.stage import World, small_limits
+from tests.nodes.transfer.stage import RESTING_BEAT_S, World, small_limits
 
 __all__ = ["small_limits"]
 
@@ -39,6 +39,7 @@ class Story:
         for number, ready in self.told_ready.items():
             if number in self.world.owner.opened and ready < len(self.world.owner.truth[number]):
                 self.world.owner.advance(number, len(self.world.owner.truth[number]))
+        self.world.beat_s = RESTING_BEAT_S
         self.world.run(self.world.now + REST_S)
         self.world.at_rest()
         return self.world
