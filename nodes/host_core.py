@@ -88,7 +88,8 @@ class HostCore:
             job.first = self.handing.first(leg)
         if self._enforce and not (run.feeds or job.native or self.handing.fed(leg)):
             self._forget(leg)
-            return [self._refuse(Failed(leg, Reason.UNAVAILABLE, text=UNFED))]
+            full = bool(generated)  # somebody has computed it, and had no room to hand it over: that passes
+            return [self._refuse(Failed(leg, Reason.UNAVAILABLE, text=UNFED, retryable=full))]
         self.runs[leg] = run
         if wanted.media:
             run.job, run.spots, run.handles = job, wanted.media, start.handles

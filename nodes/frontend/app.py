@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from nodes.frontend import headers, plain, streams
 from nodes.frontend.completions import complete
@@ -24,17 +25,10 @@ PREFLIGHT_S = b"600"  # how long a browser may remember what it was told
 log = logging.getLogger("wiremesh.frontend")
 
 
-def _generates(kind: Kind) -> Worked:
-    async def handler(exchange: Exchange) -> None:
-        await complete(exchange, kind)
-
-    return handler
-
-
 # Behind the keys, with a line in the log for each request.
 POSTS: dict[str, Worked] = {
-    "/v1/chat/completions": _generates(Kind.CHAT),
-    "/v1/completions": _generates(Kind.COMPLETION),
+    "/v1/chat/completions": partial(complete, kind=Kind.CHAT),
+    "/v1/completions": partial(complete, kind=Kind.COMPLETION),
     "/v1/embeddings": embed,
     "/v1/images/generations": imagine,
     "/v1/videos": imagine,

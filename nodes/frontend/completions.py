@@ -70,17 +70,18 @@ async def complete(exchange: Exchange, kind: Kind) -> None:
     if frontend.draining:
         await exchange.refuse(LEAVING)
         return
-    body = await read_body(wire, frontend.settings.body_bytes_max)
     bytes_max = frontend.settings.body_bytes_max
+    body = await read_body(wire, bytes_max)
     demand = body if isinstance(body, Problem) else await apart(len(body), parse, kind, body, bytes_max)
     if isinstance(demand, Problem) or not isinstance(demand, Demand) or isinstance(body, Problem):
         frontend.tally.count("refused_bodies")
         await exchange.refuse(demand if isinstance(demand, Problem) else errors.invalid("This is no completion."))
         return
     exchange.stream = demand.stream
-    identity, lasting = await apart(len(body), identity_of, exchange, body)
-    mark = await apart(len(body), digest, body) if identity else b""
-    if identity:
+    identity, lasting, mark = b"", False, b""
+    if headers.resendable(wire.headers):
+        identity, lasting = await apart(len(body), identity_of, exchange, body)
+        mark = await apart(len(body), digest, body)
         kept = frontend.board.same(identity)
         if kept is not None:
             await attach(exchange, kept, mark, demand)
@@ -105,12 +106,10 @@ async def complete(exchange: Exchange, kind: Kind) -> None:
 
 
 def identity_of(exchange: Exchange, body: bytes) -> tuple[bytes, bool]:
-    """What a request that is sent again has in common with the first; empty if it says nothing of the kind. And
-    whether it names itself: by an Idempotency-Key."""
+    """What a request that is sent again has in common with the first, and whether it names itself: by an
+    Idempotency-Key."""
     found = exchange.wire.headers
     name, session = headers.idempotency_key(found), headers.session(found)
-    if not (name or session):
-        return b"", False
     whose = exchange.key.encode(), exchange.endpoint.encode()
     return (digest(b"key", name, *whose), True) if name else (digest(b"session", session, *whose, body), False)
 

@@ -17,11 +17,15 @@ SESSIONS = (
     *(b"x-dynamo-session-id", b"x-opencode-session", b"x-openwebui-chat-id"),
 )
 _SESSIONS = frozenset(SESSIONS)
+_NAMES = (b"x-request-id", b"x-correlation-id")
+_NAMING = frozenset((*_NAMES, b"traceparent"))
 
 
 def client_id(headers: Headers) -> str:
     """The client's own name for its request, made harmless; empty without one."""
-    for name in (b"x-request-id", b"x-correlation-id"):
+    if _NAMING.isdisjoint(headers):
+        return ""
+    for name in _NAMES:
         value = headers.get(name)
         if value:
             return _UNFIT.sub("", value.decode("latin-1"))[: limits.CLIENT_ID_CHARS_MAX]
@@ -46,6 +50,11 @@ def session(headers: Headers) -> bytes:
         if value:
             return name + b":" + value[: limits.SESSION_BYTES_MAX]
     return b""
+
+
+def resendable(headers: Headers) -> bool:
+    """Whether a request says what it would share with itself, sent again."""
+    return bool(idempotency_key(headers) or session(headers))
 
 
 def idempotency_key(headers: Headers) -> bytes:

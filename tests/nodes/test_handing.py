@@ -1,5 +1,6 @@
 """Handing over between hosts, in whatever order things happen: the same tokens, one end for each leg, no leaks."""
 
+from collections.abc import Sequence
 from math import inf
 from random import Random
 
@@ -231,12 +232,14 @@ def test_what_is_being_fetched_is_not_taken_back() -> None:
     assert not fills(machine, 29, 152.0 + UNFETCHED_S) and fills(machine, 30, 153.0 + UNFETCHED_S)
 
 
-def feed(machine: Machine, parcel: bytes, awaits: bool = False, enforce: bool = False) -> list[Event]:
+def feed(
+    machine: Machine, parcel: bytes, awaits: bool = False, enforce: bool = False, made: Sequence[int] = ()
+) -> list[Event]:
     host = PacedHost(machine.engine, handing=machine.handing, enforce=enforce)
     payload = generation.encode(Generation(4))
     handles = [parcel] if parcel else []
     return host.start(
-        Start(Leg(1, 2, 3), "generate/x", payload, [20, 21], 0, [], b"", inf, "", {}, handles, awaits), 0.0
+        Start(Leg(1, 2, 3), "generate/x", payload, [20, 21], len(made), [*made], b"", inf, "", {}, handles, awaits), 0.0
     )
 
 
@@ -270,6 +273,8 @@ def test_a_worker_that_only_takes_what_was_computed_refuses_the_rest() -> None:
     [failed] = feed(machine, b"", enforce=True)
     assert isinstance(failed, Failed) and not failed.retryable and failed.reason is Reason.UNAVAILABLE
     assert "--enforce-disagg" in failed.text
+    [failed] = feed(machine, b"", enforce=True, made=[22])
+    assert isinstance(failed, Failed) and failed.retryable, "its prefill worker had no room to hand it over in"
     [failed] = feed(machine, b"", awaits=True, enforce=True)
     assert isinstance(failed, Failed) and not machine.handing.sides
     assert feed(machine, parcel_of(None), enforce=True) == []
