@@ -13,10 +13,28 @@ if [ "${1:-}" = "--engine" ]; then
 fi
 
 set_up test
+unset PYTHONDONTWRITEBYTECODE # each of some hundred processes would compile all of it again
+
+told=$(mktemp)
+beside=""
+leave() {
+    if [ -n "$beside" ]; then kill -INT -- "-$beside" 2>/dev/null && wait "$beside" || true; fi
+    rm -f "$told"
+}
+trap leave EXIT
 
 say "ruff"
 .venv/bin/ruff check .
 .venv/bin/ruff format --check --quiet . || give_up "not formatted; run: .venv/bin/ruff format ."
+
+# Those with real processes mostly wait: beside all that follows they cost little time.
+if [ $# -eq 0 ]; then
+    say "tests with real processes begin; what they say comes after the others"
+    set -m # a group of its own; and without job control a shell lets what runs in the background ignore SIGINT
+    .venv/bin/python -m pytest --quiet -p no:cacheprovider tests/real >"$told" 2>&1 &
+    beside=$!
+    set +m
+fi
 
 say "mypy --strict"
 .venv/bin/mypy --strict proto mesh nodes launch bench
@@ -24,17 +42,12 @@ say "mypy --strict"
 say "the tidy test"
 .venv/bin/python -m pytest --quiet tests/test_tidy.py
 
-told=$(mktemp)
-trap 'rm -f "$told"' EXIT
-
-# Those with real processes mostly wait: beside the others they cost a few minutes less.
 if [ $# -eq 0 ]; then
-    say "all tests, those with real processes beside the others"
-    set -m # without job control a shell lets what runs in the background ignore SIGINT
-    .venv/bin/python -m pytest --quiet -p no:cacheprovider tests/real >"$told" 2>&1 &
-    set +m
+    say "all other tests"
     .venv/bin/python -m pytest --quiet --deselect tests/test_tidy.py --ignore tests/real || failed=yes
-    wait $! || failed=yes
+    say "tests with real processes"
+    wait "$beside" || failed=yes
+    beside=""
     cat "$told"
     [ -z "${failed:-}" ] || give_up "some tests failed"
 else

@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,8 +23,16 @@ settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
 
-SETTLE_S = 5.0  # a thread ends just after it has said so, and ZeroMQ closes its descriptors in a thread of its own
+SETTLE_S = 20.0  # a thread ends just after it has said so, and ZeroMQ closes its descriptors in a thread of its own
+POLL_S = 0.001  # to the others, who have something to close; a loop without a pause would keep a core from them
 HELPERS = ("resource_tracker", "forkserver")  # multiprocessing keeps these until the end
+
+
+@pytest.fixture(scope="module", autouse=True)
+def little_to_collect() -> None:
+    """What is there before a file's first test stays: no collection has to walk through all modules once more."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -32,11 +40,16 @@ def nothing_left() -> Iterator[None]:
     """Fail a test that leaves more open than it found."""
     before = left_open()
     yield
-    end = time.monotonic() + SETTLE_S
-    while (left := left_open() - before) and time.monotonic() < end:
+    assert not (left := settled(left_open, before)), f"left open: {sorted(left)}"
+
+
+def settled(look: Callable[[], set[str]], before: set[str]) -> set[str]:
+    """What is still there that was not before, once that has settled."""
+    end, pause = time.monotonic() + SETTLE_S, threading.Event()
+    while (left := look() - before) and time.monotonic() < end:
         gc.collect()  # What only a cycle still holds is not a leak.
-        os.sched_yield()
-    assert not left, f"left open: {sorted(left)}"
+        pause.wait(POLL_S)
+    return left
 
 
 def left_open() -> set[str]:

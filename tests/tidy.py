@@ -5,6 +5,7 @@ that is no longer needed is a complaint too.
 """
 
 import ast
+import gc
 import hashlib
 import io
 import re
@@ -48,6 +49,7 @@ BANNED_IMPORTS = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "zmq.asy
 BANNED_CALLS = {"eval", "exec"}
 BANNED_ATTRIBUTES = {"recv_pyobj", "send_pyobj"}
 NO_SLEEP = {"mesh", "tests"}  # a wait that is not for something is too long or too short
+NOTE = re.compile(r"\b(FIXME|TODO|XXX|HACK)\b")
 FILE_LINES_MAX = 400
 FUNCTION_LINES_MAX = 60
 LINE_CHARS_MAX = 120
@@ -62,6 +64,7 @@ class Module(NamedTuple):
     path: str
     text: str
     tree: ast.Module
+    nodes: tuple[ast.AST, ...]  # of the tree: each check looks at all of them
 
     @property
     def package(self) -> str:
@@ -80,7 +83,8 @@ class Module(NamedTuple):
 
 
 def parsed(path: str, text: str) -> Module:
-    return Module(path, text, ast.parse(text, path))
+    tree = ast.parse(text, path)
+    return Module(path, text, tree, tuple(ast.walk(tree)))
 
 
 @cache
@@ -95,7 +99,10 @@ def files() -> tuple[str, ...]:
 @cache
 def modules() -> dict[str, Module]:
     paths = [path for path in files() if path.endswith(".py") and path.split("/", 1)[0] in MAY_IMPORT]
+    gc.disable()  # a million nodes that stay: no collection need look at them
     found = [parsed(path, (ROOT / path).read_text()) for path in paths]
+    gc.freeze()
+    gc.enable()
     return {module.name: module for module in found}
 
 
@@ -136,9 +143,9 @@ def check_pure_imports(module: Module, known: Known) -> Complaints:
 
 def check_pure_calls(module: Module, known: Known) -> Complaints:
     """Pure modules have no hidden inputs: no hash, id, IO, shared random numbers or globals."""
-    plain = [item.name for node in ast.walk(module.tree) if isinstance(node, ast.Import) for item in node.names]
+    plain = [item.name for node in module.nodes if isinstance(node, ast.Import) for item in node.names]
     shared = "random" in plain  # else `random` is an argument, as it should be
-    for node in ast.walk(module.tree) if module.kind == "Pure" else ():
+    for node in module.nodes if module.kind == "Pure" else ():
         match node:
             case ast.Call(func=ast.Name(id=name)) if name in PURE_CALLS:
                 yield node.lineno, f"{name}() in a pure module"
@@ -154,8 +161,8 @@ def check_pure_sets(module: Module, known: Known) -> Complaints:
     """The order of a set is nobody's: pure modules ask it for membership, sort it, and never walk it."""
     if module.kind != "Pure":
         return
-    names = set_names(module.tree)
-    for node in ast.walk(module.tree):
+    names = set_names(module)
+    for node in module.nodes:
         match node:
             case ast.For(iter=walked) | ast.comprehension(iter=walked):
                 pass
@@ -176,7 +183,7 @@ def check_bans(module: Module, known: Known) -> Complaints:
     for line, name in imports(module, known):
         if any(name == banned or name.startswith(banned + ".") for banned in BANNED_IMPORTS):
             yield line, f"{name} is banned"
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         match node:
             case ast.Call(func=ast.Name(id=name)) if name in BANNED_CALLS:
                 yield node.lineno, f"{name}() is banned"
@@ -196,8 +203,10 @@ def check_bans(module: Module, known: Known) -> Complaints:
 
 def check_notes(module: Module, known: Known) -> Complaints:
     """What is left to do is an issue, not a comment."""
+    if not NOTE.search(module.text):
+        return
     for token in tokenize.generate_tokens(io.StringIO(module.text).readline):
-        if token.type == tokenize.COMMENT and re.search(r"\b(FIXME|TODO|XXX|HACK)\b", token.string):
+        if token.type == tokenize.COMMENT and NOTE.search(token.string):
             yield token.start[0], "a note to ourselves: open an issue"
 
 
@@ -223,12 +232,12 @@ def imports(module: Module, known: Known) -> Iterator[tuple[int, str]]:
     """Every import that can happen at run time, wherever it stands, as (line, full name)."""
     typing_only = {
         inner
-        for node in ast.walk(module.tree)
+        for node in module.nodes
         if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
         for statement in node.body
         for inner in ast.walk(statement)
     }
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         if node in typing_only:
             continue
         match node:
@@ -242,10 +251,10 @@ def imports(module: Module, known: Known) -> Iterator[tuple[int, str]]:
                 yield node.lineno, module.name  # A relative import stays in its package.
 
 
-def set_names(tree: ast.Module) -> set[str]:
+def set_names(module: Module) -> set[str]:
     """Names and attributes that are given a set somewhere in this module."""
     names = set()
-    for node in ast.walk(tree):
+    for node in module.nodes:
         match node:
             case ast.AnnAssign(target=target, annotation=kind) if re.match(r"(frozen)?set\b", ast.unparse(kind)):
                 names.add(ast.unparse(target).removeprefix("self."))
@@ -276,7 +285,7 @@ def is_broad(caught: ast.expr | None) -> bool:
 def sizes(module: Module) -> Iterator[tuple[str, int, int, int]]:
     """(name, line, lines, limit) of the file and of each function in it."""
     yield module.path, 1, module.text.count("\n"), FILE_LINES_MAX
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             size = (node.end_lineno or node.lineno) - node.lineno + 1
             yield f"{module.path}::{node.name}", node.lineno, size, FUNCTION_LINES_MAX

@@ -1,19 +1,13 @@
 """Fixtures of the conformance suite: each test runs with every engine that is installed."""
 
-import gc
-import threading
-import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from nodes.contract.engine import Card
-from tests.conftest import children, left_open, threads
+from tests.conftest import children, left_open, settled, threads
 from tests.engines.engines import INSTALLED, Row, Shape
 from tests.engines.harness import Harness
-
-CLOSED_S = 5.0  # a server in another thread may just have accepted what its client has given up
-POLL_S = 0.01
 
 
 @pytest.fixture(autouse=True)
@@ -22,20 +16,16 @@ def nothing_left(row: Row) -> Iterator[None]:
     look = (lambda: threads() | children()) if row.litters else left_open
     before = look()
     yield
-    gc.collect()
-    end, pause = time.monotonic() + CLOSED_S, threading.Event()
-    while (left := look() - before) and time.monotonic() < end:
-        pause.wait(POLL_S)
-    assert not left, f"left open: {sorted(left)}"
+    assert not (left := settled(look, before)), f"left open: {sorted(left)}"
 
 
-@pytest.fixture(scope="module", params=INSTALLED, ids=lambda row: row.name)
+@pytest.fixture(scope="session", params=INSTALLED, ids=lambda row: row.name)
 def row(request: pytest.FixtureRequest) -> Row:
     found: Row = request.param
     return found
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def _shared(row: Row) -> Iterator[Harness]:
     harness = Harness(row.make(row.folder, Shape()), row.outside)
     yield harness
@@ -44,7 +34,7 @@ def _shared(row: Row) -> Iterator[Harness]:
 
 @pytest.fixture
 def harness(_shared: Harness) -> Iterator[Harness]:
-    """One engine for all tests of a file: what a test leaves behind, the next one would find. So it is looked for."""
+    """One engine for all tests: what a test leaves behind, the next one would find. So it is looked for."""
     _shared.found.clear()
     _shared.pieces.clear()
     _shared.events.clear()

@@ -4,8 +4,25 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 import pytest
+
+from tests.real.nursery import Nursery
+from tests.real.processes import NURSERIES
+
+ENGINES = ("torch", "llama_cpp")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nursery() -> Iterator[None]:
+    """Nodes are there in a moment, because what they import is. Not where that is an engine: those begin threads."""
+    if any(find_spec(name) for name in ENGINES):
+        yield
+        return
+    NURSERIES.append(Nursery())
+    yield
+    NURSERIES.pop().close()
 
 
 @pytest.fixture

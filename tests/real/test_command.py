@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from launch.codes import Exit
+from tests.real.processes import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPONENT = """
@@ -64,7 +65,14 @@ def run(surroundings: tuple[Path, dict[str, str]], server: "subprocess.Popen[str
     def run(*words: str, text: str = "") -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "launch.cli", *words]
         done = subprocess.run(
-            command, cwd=folder, env=environment, input=text, capture_output=True, text=True, check=False, timeout=30
+            command,
+            cwd=folder,
+            env=environment,
+            input=text,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=PATIENCE_S,
         )
         assert "Traceback" not in done.stderr
         return done
@@ -123,7 +131,7 @@ def test_call_can_be_interrupted(run: Run, surroundings: tuple[Path, dict[str, s
         assert process.stdout is not None
         assert process.stdout.readline() == '{"number":0}\n'
         process.send_signal(signal.SIGINT)
-        _, error = process.communicate(timeout=30)
+        _, error = process.communicate(timeout=PATIENCE_S)
     assert (process.returncode, error) == (Exit.INTERRUPTED, "")
 
 

@@ -38,7 +38,7 @@ AT_MOST_S = 5.0  # on a quiet machine it takes 50 ms; ours may be busy
 MUTANTS = 3000
 PARTS = 2
 MEMORY_MB_MAX = 500.0  # of a frontend that has seen bodies of 40 MB: some copies of one of them
-SCHEMATHESIS_S = 10
+SCHEMATHESIS_S = (10, 40, 160)  # a busy machine needs the first before it has made a case
 
 
 class House(NamedTuple):
@@ -278,6 +278,8 @@ def test_chance(house: House) -> None:
     assert '"level":"error"' not in house.front.child.text
 
 
+NO_CASES = "No test cases were generated"
+
 # It leaves files where it is started.
 SCHEMATHESIS = """
 import os, sys
@@ -297,11 +299,18 @@ def test_schemathesis(house: House) -> None:
         "content_type_conformance",
         "response_schema_conformance",
     )
-    words = [
+    words: list[object] = [
         *("run", place, "--url", f"http://{HOST}:{front.port}", "--checks", ",".join(checks)),
-        *("--phases", "coverage,fuzzing", "--max-time", SCHEMATHESIS_S, "--max-examples", 50, "--seed", 1),
+        *("--phases", "coverage,fuzzing", "--max-examples", 50, "--seed", 1),
         *("--suppress-health-check", "all", "--warnings", "off", "--generation-database", "none"),
     ]
+
+    async def tried(seconds: int) -> str:
+        with Child("-c", SCHEMATHESIS, house.mesh.folder, *words, "--max-time", seconds) as child:
+            while not (ended := await asyncio.to_thread(over, child)):
+                front.lines()
+            assert ended == [0] or NO_CASES in child.text, child.text
+            return child.text
 
     async def main() -> None:
         described = (await ask(front.port, "/openapi.json", method="GET")).json
@@ -309,11 +318,10 @@ def test_schemathesis(house: House) -> None:
             if name.endswith("Request"):
                 schema["properties"]["model"] = {"type": "string", "const": MODEL}
         place.write_text(json.dumps(described))
-        with Child("-c", SCHEMATHESIS, house.mesh.folder, *words) as child:
-            while not (ended := await asyncio.to_thread(over, child)):
-                front.lines()
-            assert ended == [0], child.text
-        assert re.search(r"\d+ generated, \d+ passed", child.text), child.text
+        for seconds in SCHEMATHESIS_S:
+            if NO_CASES not in (text := await tried(seconds)):
+                break
+        assert re.search(r"\d+ generated, \d+ passed", text), text
         assert any(line["status"] == 200 and line.get("model") == MODEL for line in front.lines())
 
     asyncio.run(main())

@@ -84,7 +84,7 @@ def test_who_was_frozen_does_not_accuse_the_others(runtime: str, tmp_path: Path)
         async def main():
             async with connect() as mesh:
                 client = mesh.client("demo.sums.running")
-                await client.ready(timeout_s=10)
+                await client.ready(timeout_s=60)
                 stream = client.generate(150)
                 print("begins", await anext(stream), flush=True)
                 await stream.all()

@@ -13,7 +13,7 @@ from nodes.generation import Generation
 from nodes.names import GENERATE, endpoint_of
 from proto.messages import Strength
 
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 
 
 class Tokens:

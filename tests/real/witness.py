@@ -12,7 +12,7 @@ from mesh.client import Client, Mesh
 from mesh.component import Serving
 from tests.real.processes import Child
 
-SOON_S = 10.0  # for anything to happen on a busy machine
+SOON_S = 30.0  # for anything to happen on a busy machine
 
 
 class Witness:
