@@ -24,6 +24,8 @@ start_worker() {
 }
 
 start_by() {
+    trap 'exit 0' INT TERM
+    trap 'end_nodes' EXIT
     say "starting: $(basename "$1") ${*:2}"
     set -m
     "$@" &
@@ -33,8 +35,6 @@ start_by() {
 
 # Until somebody ends the script, or no worker is left.
 stay() {
-    trap 'exit 0' INT TERM
-    trap 'end_nodes' EXIT
     while [ "$(still_there)" -gt 0 ]; do
         wait -n || true
         say "a node has ended: $(still_there) of ${#workers[@]} workers go on"

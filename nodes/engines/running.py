@@ -9,6 +9,8 @@ from nodes.contract.engine import UNGUIDED, Ending, Job
 from nodes.contract.media import hashed_tokens
 from nodes.transfer.layout import Layout
 
+WAITING_MIN = 1_024  # of an engine's own queue
+
 
 class Limits(Struct, frozen=True):
     """What bounds the batch."""
@@ -16,7 +18,7 @@ class Limits(Struct, frozen=True):
     vocabulary: int
     context: int  # positions of one sequence
     slots: int = 64  # sequences running at once
-    waiting_max: int = 1024
+    waiting_max: int = WAITING_MIN
     step_tokens: int = 2048  # positions in one step
     block_tokens: int = 16
     blocks: int = 4096
@@ -25,6 +27,11 @@ class Limits(Struct, frozen=True):
     hand_over: bool = False  # end what is preempted, for the worker to migrate; else compute it again here
     guides: bool = False  # whether the engine keeps to a job's guide
     spare: float = 0.01  # of the blocks: kept for those who run when somebody is admitted
+
+
+def waiting_max(slots: int) -> int:
+    """All that the node starts at once may come between two steps, while those before are still in their slots."""
+    return max(WAITING_MIN, 2 * slots)
 
 
 class Brought(Struct, eq=False):

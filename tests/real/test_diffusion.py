@@ -1,12 +1,13 @@
-"""Pictures through real processes: the same from any worker, also from one that took over from one that was killed."""
+"""Pictures and clips through real processes: the same from any worker, also from one that took over from a dead one."""
 
 import asyncio
 import base64
 import json
 import signal
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import openai
 import pytest
 
-from tests.nodes.diffusion.tiny import SIZE, make
+from tests.nodes.diffusion.tiny import SIZE, make, make_clips
 from tests.real.processes import Child
 from tests.real.raw_http import request, send
 from tests.real.serving import Serving, eventually, mesh, metric, models, node_of
@@ -29,6 +30,9 @@ pytestmark = [
 NAME = "tiny-pictures"
 LOAD_S = 180.0  # torch alone takes half a minute on a machine with much else to do
 PATH = "/v1/images/generations"
+PATHS = {"image": PATH, "video": "/v1/videos"}
+FEW = 3  # as a clip takes a second for each
+FRAMES = 16  # of a clip, where nobody says how many
 PNG = b"\x89PNG\r\n\x1a\n"
 STEPS = 40  # a second or more, of which three are seen before the worker dies
 
@@ -36,6 +40,11 @@ STEPS = 40  # a second or more, of which three are seen before the worker dies
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make(tmp_path_factory.mktemp("pictures") / NAME)
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_clips(tmp_path_factory.mktemp("clips") / "tiny-clips")
 
 
 class Place:
@@ -125,12 +134,32 @@ async def who_dies(there: Place, nodes: list[str]) -> None:
     assert line["attempts"] == 2 and line["nodes"] == nodes
 
 
-def test_up_serves_pictures_and_its_curl_makes_one(tmp_path: Path, model: Path, runtime: str) -> None:
-    words = ("--model", model, "--engine", "transformers", "--port", 0, "--json", "--", "--diffusion", "image")
-    with Child("-m", "launch.cli", "up", *words, "--device", "cpu") as child:
+def is_picture(made: Path) -> bool:
+    return made.read_bytes().startswith(PNG)
+
+
+def is_clip(made: Path) -> bool:
+    av: Any = import_module("av")
+    with av.open(str(made)) as clip:
+        frames = [*clip.decode(video=0)]
+    return [(frame.width, frame.height) for frame in frames] == [(SIZE, SIZE)] * FRAMES
+
+
+@pytest.mark.parametrize(
+    ("kind", "file", "is_made"), [("image", "picture.png", is_picture), ("video", "clip.mp4", is_clip)]
+)
+def test_up_serves_what_a_pipeline_makes_and_its_curl_makes_one(
+    tmp_path: Path, model: Path, clips: Path, kind: str, file: str, is_made: Callable[[Path], bool], runtime: str
+) -> None:
+    if kind == "video" and find_spec("av") is None:
+        pytest.skip("needs PyAV")
+    folder = {"image": model, "video": clips}[kind]
+    words = ("--model", folder, "--engine", "transformers", "--port", 0, "--json")
+    with Child("-m", "launch.cli", "up", *words, "--", "--diffusion", kind, "--device", "cpu") as child:
         served = json.loads(child.line('"event":"serving"', LOAD_S))
-        assert served["model"] == NAME and PATH in served["curl"]
-        subprocess.run(["bash", "-ec", served["curl"]], cwd=tmp_path, check=True, capture_output=True)
-        assert (tmp_path / "picture.png").read_bytes().startswith(PNG)
+        assert served["model"] == folder.name and PATHS[kind] in served["curl"]
+        curl = served["curl"].replace('{"model"', f'{{"num_inference_steps": {FEW}, "model"')
+        subprocess.run(["bash", "-ec", curl], cwd=tmp_path, check=True, capture_output=True)
+        assert is_made(tmp_path / file)
         child.signal(signal.SIGINT)
         assert child.wait() == 0

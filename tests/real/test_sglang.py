@@ -35,6 +35,9 @@ CACHE_TOKENS = 8192
 HANDING = "--disaggregation-decode-retraction-backup none"  # its usual one needs CUDA
 SEEDED = "--enable-deterministic-inference"
 SAMPLED = {"temperature": 0.9, "seed": 11, "top_p": 0.95}
+SAID = {"type": "array", "items": {"type": "string", "minLength": 60, "maxLength": 80}, "minItems": 3, "maxItems": 3}
+RECORD = {"type": "object", "properties": {"said": SAID}, "required": ["said"], "additionalProperties": False}
+GUIDED = {"guided_json": RECORD, "ignore_eos": False}
 
 
 class Mesh(apart.Mesh):
@@ -129,11 +132,20 @@ def test_prefill_and_decode_apart(tmp_path: Path) -> None:
 
 
 def goes_on_without(mesh: Mesh, worker: str) -> None:
-    """Streams have all their tokens although a worker is killed."""
-    streams = [Stream(mesh, prompt(seed, 40), 250) for seed in range(4)]
+    """Streams have all their tokens although a worker is killed, and those that must be JSON are."""
+    guided = [text_of(mesh, prompt(seed, 40), 250, **GUIDED) for seed in (4, 5)]
+    assert all(is_right(text) for text in guided)
+    kinds: list[dict[str, Any]] = [{}, {}, {}, {}, GUIDED, GUIDED]
+    streams = [Stream(mesh, prompt(seed, 40), 250, **kind) for seed, kind in enumerate(kinds)]
     until(lambda: min(len(stream.texts) for stream in streams) >= 20)
     os.kill(mesh.worker(worker), signal.SIGKILL)
-    assert [stream.whole() for stream in streams] == [right(prompt(seed, 40), 250) for seed in range(4)]
+    assert [stream.whole() for stream in streams] == [right(prompt(seed, 40), 250) for seed in range(4)] + guided
+
+
+def is_right(text: str) -> bool:
+    """Whether it is what GUIDED asks for."""
+    found = json.loads(text)
+    return [*found] == ["said"] and [60 <= len(one) <= 80 for one in found["said"]] == [True] * 3
 
 
 def test_a_worker_that_is_killed_while_it_starts_leaves_nothing() -> None:
@@ -200,9 +212,9 @@ def test_a_decode_worker_of_wiremesh_up_is_killed() -> None:
     with upped("--topology", "pd", "--decode", 2) as mesh:
         first, second = mesh.event("ready", "decode-1 is ready"), mesh.event("ready", "decode-2 is ready")
         until(lambda: metric(mesh, "wiremesh_frontend_workers", model=MODEL) == 2)
-        kinds: list[dict[str, Any]] = [{}, SAMPLED, {}, {**SAMPLED, "seed": 12}]
+        kinds: list[dict[str, Any]] = [{}, SAMPLED, {}, {**SAMPLED, "seed": 12}, {**SAMPLED, **GUIDED}]
         whole = [text_of(mesh, prompt(seed, 40), 250, **kind) for seed, kind in enumerate(kinds)]
-        assert [whole[0], whole[2]] == [right(prompt(seed, 40), 250) for seed in (0, 2)]
+        assert [whole[0], whole[2]] == [right(prompt(seed, 40), 250) for seed in (0, 2)] and is_right(whole[4])
         streams = [Stream(mesh, prompt(seed, 40), 250, **kind) for seed, kind in enumerate(kinds)]
         until(lambda: min(len(stream.texts) for stream in streams) >= 20)
         os.kill(first["pid"], signal.SIGKILL)

@@ -15,6 +15,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -250,10 +251,14 @@ def test_prefill_and_decode_apart(tmp_path: Path) -> None:
     with started("vllm_pd.sh", tmp_path, DISAGG_TOKENS=16) as mesh:
         mesh.line(r"(prefill) is ready: node")
         mesh.line(r"(decode) is ready: node")
+        seeds = count(200)
         handed: Callable[[str], float] = lambda event: metric(  # noqa: E731
             mesh, "wiremesh_transfer_handovers_total", event=event
         )
-        until(lambda: text_of(mesh, prompt(90, 40), 2) and handed("pulled") >= 1)
+        until(lambda: metric(mesh, "wiremesh_frontend_workers", model=MODEL))
+        # A prompt that was answered before the router knew the prefill is cached by who decodes: each time a new one.
+        until(lambda: text_of(mesh, prompt(next(seeds), 40), 2) and handed("pulled") >= 1)
+        until(lambda: handed("pulled") == handed("offered"))
         before = until(lambda: handed("pulled"))  # a scrape may come too late for a busy node, and has nothing of it
         for length in (31, 32, 33, 64, 300):  # around the ends of blocks
             assert text_of(mesh, prompt(length, length), 24) == right(prompt(length, length), 24), length

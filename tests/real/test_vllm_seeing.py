@@ -48,9 +48,15 @@ class Seers(Place):
         told = {"PYTHONPATH": os.pathsep.join(where), "VLLM_CPU_OMP_THREADS_BIND": "nobind", "HF_HUB_OFFLINE": "1"}
         given = ("--join", self.there.join, "--model", self.model, "--name-as", NAME, "--role", role, *words)
         child = self.there._stack.enter_context(Child("-m", "launch.cli", "worker", *given, environment=told))
-        child.line("is ready", START_S)
+        self._starting.append(child)
         self.seen += role != "prefill"
         return child
+
+    def know(self) -> None:
+        """They start beside each other."""
+        for child in self._starting:
+            child.line("is ready", START_S)
+        super().know()
 
     def encoder(self) -> Child:
         return self.worker("encoder", "--engine", "transformers", *CPU)
@@ -104,6 +110,7 @@ def test_encoder_prefill_and_decode_apart_say_the_same(tmp_path: Path, model: Pa
             there.vllm(role)
         there.router("--disagg-tokens", 0)
         there.front()
+        until(lambda: there.metric("wiremesh_node_peers{", 'role="router",state="up"') >= 4)  # the prefill among them
         assert [there.says(*parts) for parts in SHOWN] == said
         pulled = 'event="pulled"'
         assert there.metric("wiremesh_transfer_handovers_total{", pulled) >= len(SHOWN)

@@ -1,5 +1,8 @@
-"""Shell. What SGLang says of itself: how full it is, and its own metrics."""
+"""Shell. What SGLang says of itself: how full it is, its own metrics, and which of its processes compute."""
 
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from nodes.contract.engine import EngineLoad
@@ -37,3 +40,13 @@ def families() -> list[Any]:
     registry = CollectorRegistry()
     multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     return families_of(registry.collect(), ("sglang:",))
+
+
+def schedulers_of(processes: Iterable[int]) -> list[int]:
+    """Those of its processes that compute, and run."""
+    found = []
+    for process in processes:
+        with suppress(OSError):
+            if b"scheduler" in Path(f"/proc/{process}/cmdline").read_bytes():
+                found.append(process)
+    return found

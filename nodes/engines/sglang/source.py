@@ -25,6 +25,7 @@ import zmq
 from xxhash import xxh3_64_intdigest
 
 from nodes.contract.engine import BlockEvent, Card, Ending, EngineLoad, Job
+from nodes.contract.media import IMAGE
 from nodes.engine_options import SLOTS_MAX, EngineOptions
 from nodes.engines.guard import Guard, descendants
 from nodes.engines.kv_feed import KvFeed
@@ -38,20 +39,25 @@ from nodes.engines.outside import (
     names,
     sequence_of,
 )
-from nodes.engines.sglang.figures import families, load_of, together
-from nodes.engines.sglang.starting import Died, failed, flags_of, free_ports, launched, library, ranks_in, sockets_of
-from nodes.engines.sglang.words import (
-    Bootstrap,
-    Heard,
-    cut,
-    endings_of,
-    heard,
-    meeting_of,
-    packed,
-    refusal_of,
-    sampling_of,
-    vector_of,
+from nodes.engines.sglang import words
+from nodes.engines.sglang.figures import families, load_of, schedulers_of, together
+from nodes.engines.sglang.seeing import Eyes, shown, sight_of
+from nodes.engines.sglang.starting import (
+    Died,
+    closed,
+    failed,
+    flags_of,
+    free_ports,
+    guides_for,
+    launched,
+    library,
+    ranks_in,
+    sockets_of,
 )
+from nodes.engines.shown import refusal_of as unseen_of
+from nodes.engines.transformers.vision import Sight
+from nodes.engines.witness import Witness
+from nodes.guiding.following import Guides
 from nodes.text.tokenizer import Tokenizer
 
 LOAD_S = 0.05  # older figures are asked for again: they are in shared memory
@@ -61,6 +67,7 @@ PROBED_S = 10.0  # without a word from its scheduler: ask it for one
 SEEDS = "with -- --enable-deterministic-inference"
 QUIET_S = 10.0  # before it sleeps: until it has done what it had begun for jobs that are over
 LEVELS = {1: ("kv_cache",), 2: ("kv_cache", "weights")}  # what it gives back, asleep
+Meeting = words.Bootstrap | None
 
 
 class SglangSource:
@@ -83,6 +90,9 @@ class SglangSource:
         self._load = EngineLoad()
         self._load_at = 0.0
         self._asleep: list[str] = []
+        self._guides: Guides | None = None
+        self._sight: Sight | None = None
+        self.towers: Eyes | None = None  # once it runs
 
     def start(self) -> Card:
         Died.said = False
@@ -120,6 +130,9 @@ class SglangSource:
         blocks, embeds = int(info["max_total_num_tokens"]) // page, not manager.is_generation
         slots = self._slots(blocks)
         own = model.hf_eos_token_id or ()
+        if not embeds and (sight := sight_of(self._folder, manager)) is not None:
+            self._sight, self.towers = sight, Eyes(self._folder, sight, str(model.dtype).removeprefix("torch."))
+        self._guides = None if embeds else guides_for(self._engine, self._folder, model)
         loras = tuple(manager.lora_registry.get_all_adapters()) if manager.enable_lora else ()
         lacks = {
             "min_tokens": options.role == "decode",
@@ -148,6 +161,8 @@ class SglangSource:
             generates=not embeds,
             ranks=ranks,
             unseeded="" if self._seeded else SEEDS,
+            guides=self._guides is not None,
+            media={IMAGE: self._sight.card} if self._sight is not None else {},
         )
 
     def _slots(self, blocks: int) -> int:
@@ -170,7 +185,8 @@ class SglangSource:
     # --- Jobs ------------------------------------------------------------------------------------------------
 
     def refusal(self, job: Job) -> str | None:
-        return refusal_of(job, self._prompt_max)
+        unseen = unseen_of(job, self._sight, "sglang") if job.media else None
+        return unseen or words.refusal_of(job, self._prompt_max)
 
     async def stream(self, job: Job) -> AsyncIterator[Piece]:
         if job.embeds:
@@ -178,9 +194,9 @@ class SglangSource:
             return
         meeting = self._meeting(job)
         if job.feeds and meeting is not None:
-            yield Piece(native=packed(meeting))
-        budget, stops = min(budget_of(job), self._room(job)), endings_of(job, self._eos_tokens)
-        early = min(budget, job.min_tokens - len(job.generated))
+            yield Piece(native=words.packed(meeting))
+        budget, stops = min(budget_of(job), self._room(job)), words.endings_of(job, self._eos_tokens)
+        early = min(budget, job.min_tokens - len(job.generated)) if job.guide is None else 0
         sequence = sequence_of(job)
         if early > 0:
             async with aclosing(self._made(job, sequence, early, stops, [], meeting)) as first:
@@ -192,20 +208,33 @@ class SglangSource:
                     yield piece
                     if piece.ending is not None:
                         return
+        witness = await self._witnessed(job)
         async with aclosing(self._made(job, sequence, budget, [], stops, meeting)) as rest:
             async for piece in rest:
                 if early > 0:
                     piece.cached_tokens = 0  # what the first part has left there
+                if witness is not None:
+                    await witness.see(piece)
                 yield piece
 
+    async def _witnessed(self, job: Job) -> Witness | None:
+        """Who sees that a guide is kept, once that was read. Raises GuideRefused."""
+        if job.guide is None or self._guides is None:
+            return None
+        witness = Witness(self._guides, job)
+        await witness.ready()
+        return witness
+
     async def _made(
-        self, job: Job, sequence: list[int], budget: int, banned: list[int], stops: list[int], meeting: Bootstrap | None
+        self, job: Job, sequence: list[int], budget: int, banned: list[int], stops: list[int], meeting: Meeting
     ) -> AsyncGenerator[Piece, None]:
         """One request to SGLang."""
+        wanted = words.sampling_of(job, budget, banned, stops, self._seeded)
         asked = library("srt.managers.io_struct").GenerateReqInput(
             rid=next(self._names),
             input_ids=sequence,
-            sampling_params=sampling_of(job, budget, banned, stops, self._seeded),
+            image_data=shown(job, sequence, self._sight, self._manager.model_config.dtype) if job.media else None,
+            sampling_params=wanted | words.prescribed_of(job, self._eos_tokens),
             stream=True,
             return_logprob=job.sampling.logprobs >= 0,
             top_logprobs_num=max(0, job.sampling.logprobs),
@@ -220,9 +249,9 @@ class SglangSource:
         # Closing it before its end aborts the request.
         async with aclosing(self._manager.generate_request(asked, None)) as chunks:
             async for chunk in chunks:
-                found = heard(chunk)
+                found = words.heard(chunk)
                 if job.ignore_eos and stops:
-                    found = cut(found, stops)
+                    found = words.cut(found, stops)
                 yield _piece(found)
                 if found.ending is not None:
                     return
@@ -233,29 +262,26 @@ class SglangSource:
         )
         async with aclosing(self._manager.generate_request(asked, None)) as answers:
             answer = await anext(answers)
-        return Piece(vector=vector_of(answer["embedding"]), ending=Ending.STOP)
+        return Piece(vector=words.vector_of(answer["embedding"]), ending=Ending.STOP)
 
     def _room(self, job: Job) -> int:
         """What its context has for it: SGLang refuses a job that asks for more."""
         assert self._card is not None
         return self._card.context - len(job.prompt) - len(job.generated)
 
-    def _meeting(self, job: Job) -> Bootstrap | None:
+    def _meeting(self, job: Job) -> Meeting:
         """Where both sides of a request meet."""
         if job.native:
             try:
-                return meeting_of(job.native)
+                return words.meeting_of(job.native)
             except ValueError as error:
                 raise JobLost(str(error)) from None
         if self._options.role != "prefill":
             return None
         settings = self._engine.server_args
-        host = (
-            settings.host
-            if settings.host not in ("", "0.0.0.0", "::", None)
-            else library("srt.utils").get_local_ip_auto()
-        )
-        return Bootstrap(host, settings.disaggregation_bootstrap_port, int.from_bytes(os.urandom(8), "big") >> 1)
+        anywhere = settings.host in ("", "0.0.0.0", "::", None)
+        host = library("srt.utils").get_local_ip_auto() if anywhere else settings.host
+        return words.Bootstrap(host, settings.disaggregation_bootstrap_port, int.from_bytes(os.urandom(8), "big") >> 1)
 
     @property
     def _seeded(self) -> bool:
@@ -333,15 +359,7 @@ class SglangSource:
             atexit.unregister(engine.shutdown)
             self._manager._dispatch_to_scheduler(library("srt.managers.io_struct").ShutdownReq())
             await asyncio.get_running_loop().run_in_executor(None, self._await_end)
-            sockets = engine.send_to_rpc, self._manager.recv_from_detokenizer, self._manager.send_to_scheduler
-            for one in sockets:
-                one.close(linger=0)
-            for one in sockets:
-                one.context.destroy(0)
-            reader = self._manager.load_snapshot_reader
-            reader.close()
-            if path := getattr(reader, "path", ""):  # in shared memory; SGLang leaves it there
-                Path(path).unlink(missing_ok=True)
+            closed(engine, self._manager)
         self._clean()
 
     def _await_end(self) -> None:
@@ -353,12 +371,7 @@ class SglangSource:
 
     def _schedulers(self) -> list[int]:
         """Those that run."""
-        found = []
-        for process in self._guard.processes if self._guard is not None else ():
-            with suppress(OSError):
-                if b"scheduler" in Path(f"/proc/{process}/cmdline").read_bytes():
-                    found.append(process)
-        return found
+        return schedulers_of(self._guard.processes if self._guard is not None else ())
 
     def _clean(self) -> None:
         if self._guard is not None:
@@ -374,7 +387,7 @@ class SglangSource:
             shutil.rmtree(self._home)
 
 
-def _piece(found: Heard) -> Piece:
+def _piece(found: words.Heard) -> Piece:
     if found.ending is Ending.LOST:
         raise JobLost(found.text)
     return Piece(found.tokens, found.logprobs, found.ending, found.text, found.cached_tokens)

@@ -21,6 +21,7 @@ from msgspec import Struct
 
 from nodes.engine_options import EngineOptions
 from nodes.engines.outside import EngineRefused
+from nodes.guiding.following import Guides
 
 INSTALL = "pip install sglang, in a virtual environment of its own"
 MODES = {"prefill": "prefill", "decode": "decode"}  # by role; else: alone
@@ -134,13 +135,42 @@ def launched(flags: Sequence[str]) -> Any:
         loop = asyncio.new_event_loop()
         asyncio.set_event_loop(loop)  # or it would make one
         try:
-            return engine.Engine(server_args=settings.from_cli_args(arguments))
+            return _with_guides(engine.Engine)(server_args=settings.from_cli_args(arguments))
         except (Exception, SystemExit) as error:
             words = " ".join(str(error).split())[:CHARS_MAX] or type(error).__name__
             hint = f". {LOGGED}" if "during initialization" in words else ""
             raise EngineRefused(f"SGLang cannot start: {words}{hint}") from error
         finally:
             loop.close()  # the worker's is another
+
+
+def closed(engine: Any, manager: Any) -> None:
+    """What SGLang leaves open in this process."""
+    sockets = engine.send_to_rpc, manager.recv_from_detokenizer, manager.send_to_scheduler
+    for one in sockets:
+        one.close(linger=0)
+    for one in sockets:
+        one.context.destroy(0)
+    reader = manager.load_snapshot_reader
+    reader.close()
+    if path := getattr(reader, "path", ""):  # in shared memory
+        Path(path).unlink(missing_ok=True)
+
+
+def guides_for(engine: Any, folder: Path, model: Any) -> Guides | None:
+    """Those that its schedulers follow; None where they cannot."""
+    from nodes.engines.sglang import guided  # it takes SGLang, which must not be loaded before `launched` does it
+
+    return guided.guides_in(folder, model) if guided.possible(engine) else None
+
+
+def _with_guides(engine: Any) -> Any:
+    """SGLang's engine, whose schedulers follow guides if they can."""
+    from nodes.engines.sglang import guided
+
+    if not guided.possible(engine):
+        return engine
+    return type("Engine", (engine,), {"run_scheduler_process_func": staticmethod(guided.schedule)})
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 Where SGLang differs: `ignore_eos` would make it ignore stop tokens too, so those are looked for here. Without a
 tokenizer of its own it cannot mask what would end a job too early, so such a job runs in two parts, the first of which
-has the endings biased away. Penalties count what it made itself: of a stream that has moved, not what came before.
+has the endings biased away (under a guide our masks see to it). Penalties count what it made itself: of a stream that
+has moved, not what came before.
 """
 
 from array import array
@@ -13,6 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from nodes.contract.engine import Ending, Job, Logprobs
+from nodes.contract.guide import Guide
 
 PENALTY_MAX = 2.0  # of frequency and presence; as OpenAI
 REPETITION_MAX = 2.0
@@ -38,6 +40,17 @@ class Heard(Struct):
     cached_tokens: int
     ending: Ending | None = None  # LOST: it can run elsewhere
     text: str = ""
+
+
+class Prescribed(Struct, array_like=True, frozen=True):
+    """What a job's output must be, as our masks want to know it."""
+
+    guide: Guide
+    said: list[int]  # by who had the job before
+    stops: list[int]  # what ends it, and may not come
+    stops_from: int  # before there are so many tokens
+    endless: list[int]  # what may never come, while there is anything else
+    told: bool  # with log-probabilities
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -92,7 +105,7 @@ def sampling_of(
         "frequency_penalty": given.frequency_penalty,
         "presence_penalty": given.presence_penalty,
         "repetition_penalty": given.repetition_penalty,
-        "ignore_eos": job.ignore_eos or bool(banned),
+        "ignore_eos": (job.ignore_eos and job.guide is None) or bool(banned),
     }
     if biases:
         found["logit_bias"] = biases
@@ -103,9 +116,25 @@ def sampling_of(
     return found
 
 
+def prescribed_of(job: Job, eos_tokens: Sequence[int]) -> dict[str, str]:
+    """Its guide, where SGLang takes a grammar."""
+    if job.guide is None:
+        return {}
+    found = Prescribed(
+        job.guide,
+        [*job.generated],
+        [*eos_tokens, *job.stop_tokens],
+        min(job.min_tokens, job.max_tokens),
+        [*eos_tokens] if job.ignore_eos else [],
+        job.sampling.logprobs >= 0,
+    )
+    return {"ebnf": msgspec.json.encode(found).decode()}
+
+
 def endings_of(job: Job, eos_tokens: Sequence[int]) -> list[int]:
-    """The tokens that end a job."""
-    return list(dict.fromkeys((*(() if job.ignore_eos else eos_tokens), *job.stop_tokens)))
+    """The tokens that end a job: under a guide always those, since it may allow nothing else."""
+    ignored = job.ignore_eos and job.guide is None
+    return list(dict.fromkeys((*(() if ignored else eos_tokens), *job.stop_tokens)))
 
 
 def heard(chunk: Any) -> Heard:

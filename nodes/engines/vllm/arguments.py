@@ -16,9 +16,9 @@ from nodes.engine_options import EngineOptions
 from nodes.engines.logits import processors_of
 from nodes.engines.outside import EngineRefused
 from nodes.engines.pooling import is_embedder
+from nodes.engines.shown import sight_for
 from nodes.engines.transformers.vision import Sight
 from nodes.engines.vllm.library import MISSING, part
-from nodes.engines.vllm.seeing import sight_for
 
 LOGPROBS_MAX = 128  # alternatives of a position: what `nodes.generation` lets through
 SAMPLER = "nodes.engines.vllm.drawing:KeyedSampling"

@@ -1,30 +1,21 @@
-"""Shell. Guides of vLLM's jobs: our sampler keeps to them, in vLLM's own process, and the worker sees that it did.
+"""Shell. Guides of vLLM's jobs: our sampler keeps to them, in vLLM's own process, and `Witness` sees that it did.
 
 Not vLLM's structured outputs: those begin anew with each request, and a stream that has moved is a new request whose
 prompt holds what was made before. Ours count from where the output began, whoever made it.
 """
 
-import asyncio
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nodes.contract.engine import Ending, Job
 from nodes.contract.guide import Guide
-from nodes.engines.gathering import Piece
 from nodes.engines.transformers.library import torch
 from nodes.folder import contents_of
-from nodes.guiding.deep import deeply
 from nodes.guiding.following import Guides, Lost, guides_of
 from nodes.guiding.library import GuideRefused, installed
 
-BROKEN = "the guide could not be followed to its end"
-
 log = logging.getLogger("wiremesh.engine")
-
-
-# --- In vLLM's process ---------------------------------------------------------------------------------------
 
 
 def guides_in(config: Any) -> Guides | None:
@@ -65,33 +56,3 @@ class Guided:
             row[unwanted] = -torch.inf
             if row.max() == -torch.inf:
                 row[unwanted] = kept
-
-
-# --- In the worker -------------------------------------------------------------------------------------------
-
-
-class Witness:
-    """Sees that what one job said keeps to its guide. vLLM has no way to be told, from its sampler, that it cannot."""
-
-    def __init__(self, guides: Guides, job: Job) -> None:
-        assert job.guide is not None
-        self._guides, self._guide = guides, job.guide
-        self._tokens = [*job.prompt, *job.generated]
-        self._begins = len(job.prompt)
-
-    async def ready(self) -> None:
-        """Its guide was read. Raises GuideRefused, before vLLM hears of the job."""
-        await asyncio.shield(asyncio.wrap_future(self._guides.read(self._guide)))
-
-    async def see(self, piece: Piece) -> None:
-        """What has come of it. Raises ValueError if it ends as it must not."""
-        self._tokens += piece.tokens
-        if piece.ending is Ending.STOP and not await asyncio.wrap_future(deeply(self._kept)):
-            raise ValueError(BROKEN)
-
-    def _kept(self) -> bool:
-        *before, last = self._tokens
-        try:
-            return bool(self._guides.follow(self._guide, self._begins).allowed(before)[last])
-        except (GuideRefused, Lost):
-            return False

@@ -9,56 +9,25 @@ those of `nodes.engines.transformers.vision`. Others are served without pictures
 """
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import CancelledError
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nodes.contract.engine import Job, MediaCard
-from nodes.contract.media import IMAGE, Media, called, misplaced
-from nodes.engines.numpy.config import Unsupported
+from nodes.contract.media import IMAGE, Media, called
 from nodes.engines.transformers.library import torch
-from nodes.engines.transformers.vision import Sight, rows_shown, sight_of, taken
+from nodes.engines.transformers.vision import Sight, rows_shown, taken
 from nodes.engines.vllm.library import part
 from nodes.engines.vllm.looking import METHOD
 from nodes.media.embedder import Unreachable
 
 LOOK_S = 60.0  # for one picture, its wait for a step included: a tower that takes longer hangs
 CHARS_MAX = 300  # of what vLLM says about a failure
-LACKING = "the rows of a picture have not come with this request"
 
 Ask = Callable[..., Awaitable[Any]]  # vLLM's `collective_rpc`
-log = logging.getLogger("wiremesh.engine")
-
-
-def sight_for(folder: Path) -> Sight | None:
-    """How a model sees; None for one of text, and for one whose pictures only vLLM itself could prepare."""
-    try:
-        return sight_of(folder)
-    except Unsupported as error:
-        log.warning("pictures are not taken here: %s", error)
-        return None
-
-
-def refusal(job: Job, sight: Sight | None) -> str | None:
-    """What vLLM would die of."""
-    if sight is None:
-        return "the vllm engine takes no pictures, sounds or clips with this model: send text"
-    if not job.lands and lacks_rows(job):
-        return LACKING
-    for one in job.media:
-        if set(job.prompt[one.first : one.end]) - {sight.card.token}:
-            return "where a picture is, its prompt has other tokens than placeholders"
-    return misplaced(job.media, len(job.prompt), sight.card.features) or None
-
-
-def lacks_rows(job: Job) -> bool:
-    """Whether a picture has not come: a job that lands gets its rows later."""
-    return any(one.embedding is None for one in job.media)
 
 
 def prompt_of(job: Job, tokens: Sequence[int], sight: Sight, dtype: Any) -> Any:

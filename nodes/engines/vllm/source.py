@@ -9,8 +9,8 @@ import asyncio
 import logging
 import multiprocessing
 import time
-from collections.abc import AsyncIterator
-from contextlib import ExitStack, aclosing
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import ExitStack, aclosing, suppress
 from importlib import import_module
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -24,18 +24,22 @@ from nodes.engine_options import EngineOptions
 from nodes.engines.guard import Guard, descendants
 from nodes.engines.kv_feed import KvFeed
 from nodes.engines.outside import EngineDead, EngineRefused, JobLost, JobMoved, OutsideEngine, Piece, names
+from nodes.engines.shown import LACKING, lacks_rows, refusal_of
 from nodes.engines.vllm import figures, seeing
 from nodes.engines.vllm.arguments import SAMPLER, Arguments, arguments_of
-from nodes.engines.vllm.guided import Witness, guides_in
+from nodes.engines.vllm.doubts import Another, Attempt, Doubts
+from nodes.engines.vllm.guided import guides_in
 from nodes.engines.vllm.library import MISSING, part
 from nodes.engines.vllm.params import Asked, asked, rows_of, word
+from nodes.engines.witness import Witness
 from nodes.guiding.following import Guides
 from nodes.text.tokenizer import Tokenizer
 
 SHUTDOWN_S = 15  # what vLLM is given to end its processes before they are killed
 REAP_S = 2  # a process that was killed is gone within milliseconds
 SLEEPS_AT_MOST = 2
-FORGETS_MAX = 5  # how often it is asked to forget its cache: what is wrong is worth more than what runs there
+LAND_S = 1.0  # what is fetched is waited for before all is forgotten: vLLM refuses to before that
+FORGETS_MAX = 50  # how often it is asked: some seconds, as long as it waits for somebody who is gone
 FORGET_S = 0.2  # between two of them: caches are fetched within milliseconds
 CHARS_MAX = 300  # of what vLLM says about a failure
 
@@ -66,6 +70,8 @@ class VllmSource:
         self._loading = asyncio.Lock()
         self._blocks = 0  # of one rank
         self._exact = False  # whether a token that comes out otherwise is a mistake
+        self._doubts = Doubts()
+        self._forgetting: asyncio.Task[None] | None = None  # its cache, of which something is wrong
         self.towers: seeing.Eyes | None = None  # once it runs
 
     def start(self) -> Card:
@@ -114,6 +120,7 @@ class VllmSource:
         config = self._engine.vllm_config
         ranks = self._ranks
         self._exact = "32" in str(config.model_config.dtype)
+        self._doubts.block_tokens = int(config.cache_config.block_size)
         pools = config.model_config.runner_type == "pooling"
         # What reads a text at once keeps none of it, and vLLM calls that one block: no measure of what fits.
         self._blocks = 0 if pools else int(config.cache_config.num_gpu_blocks or 0)
@@ -148,7 +155,7 @@ class VllmSource:
 
     def refusal(self, job: Job) -> str | None:
         """What vLLM would refuse, or die of."""
-        return seeing.refusal(job, self._said.sight) if job.media else None
+        return refusal_of(job, self._said.sight, "vllm") if job.media else None
 
     async def stream(self, job: Job) -> AsyncIterator[Piece]:
         """One job. Its task's cancellation aborts it: vLLM's own `generate` and `encode` do that."""
@@ -159,31 +166,57 @@ class VllmSource:
         if job.guide is not None and self._guides is not None:
             witness = Witness(self._guides, job)
             await witness.ready()
-        for given in (job, replace(job, native=b"")):
-            wanted = asked(given, self._eos_tokens, self._said.keyed, time.time(), self._said.processed)
-            async with aclosing(await self._generate(job, wanted)) as outputs:
+        given = job
+        while True:
+            try:
+                async with aclosing(self._attempt(given)) as pieces:
+                    async for piece in pieces:
+                        if witness is not None:
+                            await witness.see(piece)
+                        yield piece
+                return
+            except Another:
+                given = replace(job, native=b"")
+
+    async def _attempt(self, job: Job) -> AsyncGenerator[Piece]:
+        """Raises Another, before its first words, if what it was given is the cache of another prompt."""
+        lora = await self._lora(job.lora) if job.lora else None
+        if self._forgetting is not None:
+            await asyncio.shield(self._forgetting)
+        wanted = asked(job, self._eos_tokens, self._said.keyed, time.time(), self._said.processed)
+        with self._doubts.attempt(job, wanted.tokens, self._exact and bool(wanted.again)) as attempt:
+            async with aclosing(self._generate(job, wanted, lora)) as outputs:
                 try:
                     async for output in outputs:
                         piece = self._piece(job, output)
                         if wanted.again and not _left_out(piece, wanted.again):
-                            break  # another beginning than was told: what follows would not fit
-                        if witness is not None:
-                            await witness.see(piece)
+                            self._disown(attempt)
+                            raise Another  # what follows would not fit
+                        if not (wanted.again or attempt.spoke):
+                            await self._doubts.speaks(attempt)
                         yield piece
-                    else:
-                        return
+                except Another:
+                    raise
                 except Exception as error:
                     _explain(error)
                     raise
-            if self._exact:
-                await self._disown()
 
-    async def _disown(self) -> None:
+    def _disown(self, attempt: Attempt) -> None:
         """What was fetched is another prompt's, and vLLM has it under this one's name: nobody may find it there.
 
         Where numbers are coarse, another beginning is no sign of that.
         """
+        if attempt.fetched is not None:
+            attempt.fetched.wrong = True
+            if self._forgetting is None or self._forgetting.done():
+                self._forgetting = asyncio.get_running_loop().create_task(self._forget())
+
+    async def _forget(self) -> None:
+        """Nobody begins meanwhile."""
         log.error("a cache that was fetched is not that of its prompt: all that vLLM keeps is computed again")
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LAND_S):
+                await self._doubts.landed()
         for left in reversed(range(FORGETS_MAX)):
             try:
                 await self._engine.reset_prefix_cache(reset_running_requests=True)
@@ -194,10 +227,10 @@ class VllmSource:
             else:
                 return
 
-    async def _generate(self, job: Job, wanted: Asked) -> Any:
+    def _generate(self, job: Job, wanted: Asked, lora: Any) -> Any:
         ranked = self._ranks > 1 and 0 <= job.rank < self._ranks
-        if seeing.lacks_rows(job):
-            raise JobLost(seeing.LACKING)
+        if lacks_rows(job):
+            raise JobLost(LACKING)
         if job.media and self._said.sight is not None:
             prompt = seeing.prompt_of(job, wanted.tokens, self._said.sight, self._engine.vllm_config.model_config.dtype)
         else:
@@ -206,7 +239,7 @@ class VllmSource:
             prompt,
             self._sampling_params(output_kind=self._delta, **wanted.params),
             next(self._names),
-            lora_request=await self._lora(job.lora) if job.lora else None,
+            lora_request=lora,
             priority=job.priority,
             data_parallel_rank=job.rank if ranked else None,
         )
@@ -267,6 +300,8 @@ class VllmSource:
         return figures.families()
 
     async def well(self) -> bool:
+        if self._forgetting is not None and self._forgetting.done():
+            self._forgetting.result()
         try:
             await self._engine.check_health()
         except Exception as error:
@@ -296,6 +331,8 @@ class VllmSource:
 
     async def stop(self) -> None:
         engine, self._engine = self._engine, None
+        if self._forgetting is not None:
+            self._forgetting.cancel()
         if engine is not None:
             try:
                 if engine.output_handler is not None:

@@ -15,6 +15,7 @@ def make(folder: Path) -> Path:
     """Write it. Skips the test where the library is missing."""
     torch, library = pytest.importorskip("torch"), pytest.importorskip("diffusers")
     texts = pytest.importorskip("transformers")
+    pytest.importorskip("tqdm").tqdm.monitor_interval = 0  # a thread that watches progress bars would outlive a test
     torch.manual_seed(SEED)
     unet = library.UNet2DConditionModel(
         block_out_channels=(8, 16),

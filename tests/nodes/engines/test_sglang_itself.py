@@ -7,6 +7,7 @@ import asyncio
 import gc
 import json
 import logging
+import re
 from collections.abc import Hashable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,10 +18,14 @@ import pytest
 
 from nodes.contract import blocks
 from nodes.contract.engine import Ending, Job, Sampling
+from nodes.contract.guide import REGEX, Guide
 from nodes.engines.outside import EngineRefused
 from nodes.engines.sglang import source as source_module
+from nodes.folder import contents_of
+from nodes.text.tokenizer import ModelFiles, Tokenizer
 from tests.conftest import children, threads
-from tests.engines.harness import Harness, job
+from tests.engines import of_sglang
+from tests.engines.harness import GREEDY, Harness, job
 from tests.engines.of_sglang import sglang
 from tests.engines.reference import DEMO, DIGEST, greedy
 
@@ -147,6 +152,33 @@ def test_in_its_deterministic_mode_it_heeds_seeds(real: Harness) -> None:
         assert list(engine.run(drawn("it lives", 5, KINDS[0]))[0].tokens) == said[0]
     finally:
         engine.stop()
+
+
+@installed
+def test_guides_are_kept_where_it_overlaps_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it does without our flags for a CPU: a step begins before the last one's tokens are known."""
+    monkeypatch.setattr(of_sglang, "WORDS", of_sglang.WORDS.replace("--disable-overlap-schedule", ""))
+    engine = Harness(sglang(DEMO, 4, 4096, True), outside=True)
+    try:
+        assert not engine.engine._source._engine.server_args.disable_overlap_schedule
+        start, stops = [*range(40, 60)], {*engine.card.eos_tokens}
+        free, *guided = engine.run(job("free", start, 30), *[under(number, start) for number in range(3)])
+        assert list(free.tokens) == greedy(start, 30)
+        assert [list(one.tokens) for one in guided] == [list(guided[0].tokens)] * 3
+        text = Tokenizer(ModelFiles(**contents_of(DEMO))).decode(guided[0].tokens)
+        assert re.fullmatch(PATTERN, text) and guided[0].tokens[-1] in stops, text
+        said = guided[0].tokens[:7]
+        (moved,) = engine.run(under("moved", start, said))
+        assert [*said, *moved.tokens] == list(guided[0].tokens)
+    finally:
+        engine.stop()
+
+
+PATTERN = "([a-z]{2}[0-9]-){9}"
+
+
+def under(key: Hashable, start: Sequence[int], said: Sequence[int] = ()) -> Job:
+    return Job(key, start, said, max_tokens=90, sampling=GREEDY, guide=Guide(REGEX, PATTERN))
 
 
 KINDS: list[dict[str, Any]] = [{}, {"top_p": 0.9}, {"top_k": 20}, {"top_k": 50, "top_p": 0.8}]

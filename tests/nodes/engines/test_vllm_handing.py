@@ -8,13 +8,14 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
+from itertools import count
 
 import pytest
 
 if any(find_spec(name) is None for name in ("vllm", "nixl")):
     pytest.skip("vLLM is not installed here, or NIXL", allow_module_level=True)
 
-from nodes.contract.engine import Ending, Output
+from nodes.contract.engine import Ending, Job, Output
 from nodes.folder import folder_of
 from tests.conftest import children, threads
 from tests.engines.harness import Harness, job
@@ -30,6 +31,7 @@ CONNECTOR = {
 }
 PORT = "VLLM_NIXL_SIDE_CHANNEL_PORT"
 NEW = 12
+SLOTS = 4
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +48,7 @@ def opened(role: str) -> Harness:
     os.environ.pop(PORT, None)
     config = {**CONNECTOR, "kv_role": "kv_producer" if role == "prefill" else "kv_consumer"}
     words = ("--kv-transfer-config", json.dumps(config))
-    return Harness(vllm(folder_of("demo"), 4, CACHE_BYTES, True, *words, role=role), outside=True)
+    return Harness(vllm(folder_of("demo"), SLOTS, CACHE_BYTES, True, *words, role=role), outside=True)
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +67,12 @@ def pair() -> Iterator[tuple[Harness, Harness]]:
 
 def prompt(seed: int, length: int) -> list[int]:
     return [100 + (seed * 7919 + at * 31) % 1200 for at in range(length)]
+
+
+def stranger(given: Sequence[int]) -> list[int]:
+    """Another prompt, of the same length. With its cache another token would come."""
+    others = (prompt(seed, len(given)) for seed in count(1000))
+    return next(other for other in others if greedy([*other[:-1], given[-1]], 1) != greedy(given, 1))
 
 
 def fed(harness: Harness, key: str, given: Sequence[int]) -> Output:
@@ -105,6 +113,41 @@ def test_another_prompts_cache_is_not_followed(pair: tuple[Harness, Harness]) ->
     assert [said[0], *found.tokens] == said
     (again,) = second.run(job("found", given, NEW))
     assert list(again.tokens) == said, "and nobody finds it under this prompt's name"
+
+
+def fetching(first: Harness, seed: int, wrong: object) -> Job:
+    """A job whose prompt was computed by another; or another prompt was."""
+    given = prompt(seed, 96)
+    native = fed(first, f"fed {seed}", stranger(given) if wrong else given).native
+    return job(f"fetches {seed}", given, NEW, generated=greedy(given, 1), native=native)
+
+
+def alike(seed: int) -> list[Job]:
+    """The same prompt, and one that begins like it."""
+    given = prompt(seed, 96)
+    return [job(f"same {seed}", given, NEW), job(f"alike {seed}", [*given[:64], *stranger(given)[64:]], NEW)]
+
+
+def test_wrong_ones_among_right_ones_spoil_nobodys_words(pair: tuple[Harness, Harness]) -> None:
+    first, second = pair
+    jobs = [one for seed in range(600, 608) for one in (fetching(first, seed, seed % 2), *alike(seed))]
+    for one, asked in zip(second.run(*jobs), jobs, strict=True):
+        assert [*asked.generated, *one.tokens] == greedy(asked.prompt, NEW), asked.key
+    for number, asked in enumerate(jobs):
+        (again,) = second.run(job(f"again {number}", asked.prompt, NEW))
+        assert list(again.tokens) == greedy(asked.prompt, NEW), "and nobody finds what was wrong"
+    second.rests()
+
+
+def test_who_is_given_a_wrong_one_before_it_is_known_does_not_speak(pair: tuple[Harness, Harness]) -> None:
+    """All slots are taken when it has come, and get free at once: those who begin alike start beside who fetched it."""
+    first, second = pair
+    for seed in range(620, 623):
+        busy = [job(f"busy {seed} {number}", prompt(10 * seed + number, 8), 100) for number in range(SLOTS)]
+        jobs = [*busy[1:], fetching(first, seed, True), busy[0], *alike(seed)]
+        for one, asked in zip(second.run(*jobs), jobs, strict=True):
+            assert [*asked.generated, *one.tokens] == greedy(asked.prompt, asked.max_tokens), asked.key
+    second.rests()
 
 
 def test_what_nobody_fetches_is_free_after_its_lease_and_not_fetched_then(pair: tuple[Harness, Harness]) -> None:

@@ -21,9 +21,9 @@ if any(find_spec(name) is None for name in ("vllm", "torchvision", "transformers
 from nodes.contract import blocks
 from nodes.contract.engine import Ending
 from nodes.contract.media import hashed_tokens
+from nodes.engines.shown import sight_for
 from nodes.engines.transformers import vision
 from nodes.engines.transformers.library import library
-from nodes.engines.vllm import seeing
 from nodes.media.embedder import Unreachable
 from tests.conftest import children, descriptors, threads
 from tests.engines.harness import Harness
@@ -214,6 +214,6 @@ def test_a_sleeping_engine_is_not_asked_to_look(house: House) -> None:
 
 def test_a_model_of_another_family_is_served_without_pictures(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "gemma3"}')
-    assert seeing.sight_for(tmp_path) is None
+    assert sight_for(tmp_path) is None
     (tmp_path / "config.json").write_text('{"model_type": "llava", "vision_config": {"model_type": "pixtral"}}')
-    assert seeing.sight_for(tmp_path) is None
+    assert sight_for(tmp_path) is None

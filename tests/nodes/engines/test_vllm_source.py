@@ -78,7 +78,7 @@ class Told(VllmSource):
         self.forgotten += reset_running_requests
         return True
 
-    async def _generate(self, job: Job, wanted: Asked) -> Any:
+    def _generate(self, job: Job, wanted: Asked, lora: Any) -> Any:
         self.asked.append(wanted)
         return outputs(self.answers[len(self.asked) - 1])
 

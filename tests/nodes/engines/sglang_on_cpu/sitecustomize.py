@@ -6,8 +6,10 @@ pinned, and here there is none. Its deterministic mode is for backends of GPUs: 
 the hash that it draws by, but its sums are those of PyTorch, which may depend on what is computed beside.
 """
 
+import os
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import version
 from types import ModuleType
@@ -22,6 +24,23 @@ def _operators(spec: ModuleSpec) -> None:
 
     for name in ("nms", "qnms"):
         torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
+
+_GATED = (
+    "fused_sigmoid_mul_cpu",
+    "fused_qk_gemma_rmsnorm_cpu",
+    "fused_qk_gemma_rmsnorm_with_gate_cpu",
+    "fused_qkvzba_split_reshape_cat_contiguous_cpu",
+    "fused_sigmoid_gating_delta_rule_update_cpu",
+)
+
+
+def _gated(spec: ModuleSpec) -> None:
+    """Before a model that nobody serves here, and that those which see import: it names kernels for CPUs."""
+    import torch  # type: ignore[import-not-found,unused-ignore]
+
+    for name in _GATED:
+        torch.library.define(f"sgl_kernel::{name}", "(Tensor x) -> Tensor")
 
 
 def _in_host_memory(spec: ModuleSpec) -> None:
@@ -95,6 +114,20 @@ def _deterministic(choices: Any) -> None:
     choices.add_radix_supported_deterministic_attention_backend_choices(["torch_native"])
 
 
+def _few_processors(processors: Any) -> None:
+    """Of all models that see it imports those of Qwen alone, as `few_seers` has them: the rest takes half a minute."""
+    everything = processors.import_processors
+
+    def imported(package: str, overwrite: bool = False) -> None:
+        if os.environ.get("SGLANG_EXTERNAL_MODEL_PACKAGE") != "few_seers":
+            everything(package, overwrite)
+        else:
+            found = import_module(f"{package}.qwen_vl").QwenVLImageProcessor
+            processors.PROCESSOR_MAPPING.update(dict.fromkeys(found.models, found))
+
+    processors.import_processors = imported
+
+
 def _own_sums(operators: Any) -> None:
     """Its own are kernels for GPUs."""
     operators.enable_batch_invariant_mode = lambda *_, **__: None
@@ -128,6 +161,8 @@ def _hash(module: Any) -> None:
 
 _CHANGES: dict[str, Callable[[ModuleSpec], None]] = {
     "torchvision": _operators,
+    "sglang.srt.models.qwen3_5": _gated,
+    "sglang.srt.managers.multimodal_processor": _after(_few_processors),
     "sglang.srt.lora.layers": _unpinned,
     "sglang.srt.lora.backend.torch_backend": _unpinned,
     "sglang.srt.arg_groups.choices": _after(_deterministic),
