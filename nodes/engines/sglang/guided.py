@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from nodes.engines.sglang.starting import library
+from nodes.engines.sglang.library import library
 from nodes.engines.sglang.words import Prescribed
 from nodes.engines.transformers.library import torch
 from nodes.folder import ModelRefused, contents_of

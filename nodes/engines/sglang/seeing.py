@@ -20,7 +20,7 @@ from nodes.contract.engine import Job
 from nodes.contract.media import IMAGE, Media, hashed_tokens, numbers_of
 from nodes.engines.numpy.config import Unsupported
 from nodes.engines.outside import JobLost
-from nodes.engines.sglang.starting import library
+from nodes.engines.sglang.library import library
 from nodes.engines.shown import LACKING, lacks_rows, log, sight_for
 from nodes.engines.transformers.library import torch
 from nodes.engines.transformers.vision import Sight, Towers, load

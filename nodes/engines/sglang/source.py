@@ -41,6 +41,7 @@ from nodes.engines.outside import (
 )
 from nodes.engines.sglang import words
 from nodes.engines.sglang.figures import families, load_of, schedulers_of, together
+from nodes.engines.sglang.library import library
 from nodes.engines.sglang.seeing import Eyes, shown, sight_of
 from nodes.engines.sglang.starting import (
     Died,
@@ -50,7 +51,6 @@ from nodes.engines.sglang.starting import (
     free_ports,
     guides_for,
     launched,
-    library,
     ranks_in,
     sockets_of,
 )

@@ -13,7 +13,6 @@ import signal
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,6 +20,7 @@ from msgspec import Struct
 
 from nodes.engine_options import EngineOptions
 from nodes.engines.outside import EngineRefused
+from nodes.engines.sglang.library import library
 from nodes.guiding.following import Guides
 
 INSTALL = "pip install sglang, in a virtual environment of its own"
@@ -110,11 +110,6 @@ def ranks_in(native: Sequence[str]) -> int:
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise EngineRefused(f"SGLang does not take these flags: {message}")
-
-
-def library(name: str) -> Any:
-    """A module of SGLang's."""
-    return import_module(f"sglang.{name}")
 
 
 def launched(flags: Sequence[str]) -> Any:
